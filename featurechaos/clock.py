@@ -1,0 +1,50 @@
+"""Time, given rather than taken: wall time for ages, monotonic time for durations."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two readings that must never be mixed.
+
+    `wall()` is seconds since the epoch, UTC, and may jump; it dates rows.
+    `monotonic()` is seconds from anywhere and never goes back; it measures waits.
+    """
+
+    def wall(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+
+class SystemClock:
+    """The machine's own clocks; the only place that reads them."""
+
+    __slots__ = ()
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
+
+class ShiftedClock:
+    """The machine's monotonic clock beside a wall clock that started at another date.
+
+    For replays: a world whose events happened in 2013 is read as if it were then.
+    """
+
+    __slots__ = ("_speed", "_wall_at_start", "_started")
+
+    def __init__(self, wall_s: float, *, speed: float = 1.0) -> None:
+        self._wall_at_start, self._speed = wall_s, speed
+        self._started = time.monotonic()
+
+    def wall(self) -> float:
+        return self._wall_at_start + (time.monotonic() - self._started) * self._speed
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __repr__(self) -> str:
+        return f"ShiftedClock({self._wall_at_start}, speed={self._speed})"
