@@ -39,7 +39,12 @@ class RequestError(FeatureError):
 
 
 class StoreError(FeatureError):
-    """A source could not do what it was asked."""
+    """A source could not do what it was asked.
+
+    `injected` is True when a fault made it so; layers never look, provenance and references do.
+    """
+
+    injected: bool = False
 
 
 class StoreUnavailable(StoreError):
@@ -64,6 +69,8 @@ class StoreEmpty(StoreUnavailable):
 
 class InjectedOutage(StoreUnavailable):
     """A fault took the source away."""
+
+    injected = True
 
 
 class StoreRefused(StoreError):

@@ -1,0 +1,28 @@
+"""The catalogue of notes: what can happen on the way of a read, said once.
+
+Every note is `thing.past_participle`, with what it is about (a source, a view, a fault) and its fields.
+Counters, metrics, logs and a drill's history all hear this one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+CATALOGUE: Mapping[str, str] = {
+    "source.answered": "an attempt at a source ended; fields: outcome, seconds, injected",
+    "source.failed": "a source gave no answer and its rows moved on; fields: cause, rows by view",
+    "rows.moved": "some rows of a view moved on from a source; fields: view, causes",
+    "retry.scheduled": "a source is asked again; fields: attempt, wait_s",
+    "retry.denied": "the retry budget had no token left",
+    "breaker.opened": "a source is not asked for a while; fields: reason",
+    "breaker.probed": "one request was let through to see",
+    "breaker.closed": "a source takes its full share again",
+    "breaker.ramping": "a source takes a growing share again",
+    "schema.learned": "rows of another layout are now readable; fields: hashes",
+    "fault.applied": "a fault changed a read; fields: fault, rows",
+    "fault.not_applied": "a fault was due and could not apply; fields: fault, reason",
+}
+
+Listener = Callable[[str, str, Mapping[str, Any]], None]
+"""Hears (name, about, fields). Must not raise and must be quick: it runs on the request path."""

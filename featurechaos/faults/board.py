@@ -1,0 +1,169 @@
+"""Which faults are on, for whom and until when: leases, held in memory by the process that injects.
+
+When a lease ends or its process dies, the fault is gone; nothing has to be undone. When `clear()`
+returns, no later read is affected.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from featurechaos.clock import Clock
+from featurechaos.errors import ChaosRefused
+from featurechaos.faults import Fault, Stale
+from featurechaos.faults.when import salt_of
+
+Prepare = Callable[[Stale], str]
+"""Make a fault's old rows readable; says in words why it can't, or nothing."""
+
+
+class Lease:
+    """One fault, for a share of the keys or calls, until a time.
+
+    `applied` and `not_applied` count calls for call faults, rows for row faults; `control` counts those
+    of the control group, which are spared. Counts are exact under threads.
+    """
+
+    def __init__(self, fault: Fault, *, share: float, control: float, seed: int, until: float) -> None:
+        self.fault, self.share, self.control_share, self.until = fault, share, control, until
+        self.salt = salt_of(seed, fault.name)
+        self.applied = self.not_applied = self.control = 0
+        self._lock = threading.Lock()
+
+    def count(self, *, applied: int = 0, not_applied: int = 0, control: int = 0) -> None:
+        with self._lock:
+            self.applied += applied
+            self.not_applied += not_applied
+            self.control += control
+
+    @property
+    def exposure(self) -> float:
+        return self.share + self.control_share
+
+    def __repr__(self) -> str:
+        return f"Lease({self.fault!r}, share={self.share}, applied={self.applied})"
+
+
+class Injection:
+    """Some faults that are on. A context manager: leaving it clears them."""
+
+    def __init__(self, board: Board, leases: Sequence[Lease], reason: str) -> None:
+        self._board, self.leases, self.reason = board, tuple(leases), reason
+
+    @property
+    def applied(self) -> int:
+        """How many calls and rows the faults have hit."""
+        return sum(lease.applied for lease in self.leases)
+
+    @property
+    def not_applied(self) -> int:
+        """How many calls and rows were due and could not be hit."""
+        return sum(lease.not_applied for lease in self.leases)
+
+    @property
+    def control(self) -> int:
+        """How many calls and rows fell in the control group."""
+        return sum(lease.control for lease in self.leases)
+
+    def clear(self) -> None:
+        """End the faults; idempotent."""
+        self._board.remove(self.leases)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+    def __repr__(self) -> str:
+        return f"Injection({', '.join(lease.fault.name for lease in self.leases)}; {self.reason})"
+
+
+class Board:
+    """The faults of one client; `client.chaos`.
+
+    `refusal` says in words why this installation may not inject at all, or nothing. The sum of share and
+    control group over all active faults stays within `max_share`.
+    """
+
+    def __init__(
+        self, clock: Clock, *, max_share: float, refusal: Callable[[], str], prepare: Prepare,
+        sources: Sequence[str], views: Sequence[str],
+    ) -> None:
+        self._clock, self._max_share = clock, max_share
+        self._refusal, self._prepare = refusal, prepare
+        self._sources, self._views = tuple(sources), tuple(views)
+        self._lock = threading.Lock()
+        self.active: tuple[Lease, ...] = ()
+
+    def inject(
+        self, *faults: Fault, share: float, lease_s: float, seed: int, reason: str, control: bool = True
+    ) -> Injection:
+        """Turn faults on for a share of keys (row faults) or requests (call faults), for at most `lease_s`.
+
+        Args:
+            share: within 0..1, of each fault; it has no default.
+            control: keep a control group of the same size (as far as there is room) that is spared.
+            reason: why, in words; kept with the injection.
+
+        Raises:
+            ChaosRefused: this installation is not armed, or the exposure would pass `max_share`.
+            RequestError: a fault names a source or view that does not exist.
+        """
+        self._check(faults, share=share, lease_s=lease_s, reason=reason)
+        until = self._clock.monotonic() + lease_s
+        group = min(share, 1.0 - share) if control else 0.0
+        leases = [Lease(fault, share=share, control=group, seed=seed, until=until) for fault in faults]
+        for fault in faults:
+            if isinstance(fault, Stale):
+                self._prepare(fault)
+        with self._lock:
+            live = self.live()
+            exposure = sum(lease.exposure for lease in (*live, *leases))
+            if exposure > self._max_share + 1e-9:
+                msg = (
+                    f"chaos.max_share: wanted share and control groups of all active faults within "
+                    f"{self._max_share}, got {exposure:g}"
+                )
+                raise ChaosRefused(msg)
+            self.active = (*live, *leases)
+        return Injection(self, leases, reason)
+
+    def live(self) -> tuple[Lease, ...]:
+        """The leases that have not run out."""
+        now = self._clock.monotonic()
+        return tuple(lease for lease in self.active if now < lease.until)
+
+    def remove(self, leases: Sequence[Lease]) -> None:
+        with self._lock:
+            self.active = tuple(lease for lease in self.active if lease not in leases)
+
+    def clear_all(self) -> None:
+        """End every fault of this client."""
+        with self._lock:
+            self.active = ()
+
+    def _check(self, faults: Sequence[Fault], *, share: float, lease_s: float, reason: str) -> None:
+        if refusal := self._refusal():
+            raise ChaosRefused(refusal)
+        if not faults:
+            raise ChaosRefused("inject wants at least one fault, got none")
+        if not 0 <= share <= 1:
+            raise ChaosRefused(f"inject: share wants a number within 0..1, got {share!r}")
+        if not lease_s > 0:
+            raise ChaosRefused(f"inject: lease_s wants seconds above 0, got {lease_s!r}")
+        if not reason.strip():
+            raise ChaosRefused("inject: reason wants a few words on why, got an empty string")
+        for fault in faults:
+            kind, name, known = (
+                ("view", fault.view, self._views)
+                if isinstance(fault, Stale)
+                else ("source", fault.source, self._sources)
+            )
+            if name not in known:
+                raise ChaosRefused(f"inject: {fault.name}: {kind} wants one of {', '.join(known)}, got {name!r}")

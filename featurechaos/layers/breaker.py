@@ -1,0 +1,202 @@
+"""Stop asking a source that keeps failing, and take it back with care.
+
+States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing* (one at a time, until
+`healthy_s` of nothing but successes), *ramping* (a share that grows to all over `ramp_s`), closed again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from random import Random
+
+from featurechaos.clock import Clock
+from featurechaos.effects import Next, Plan, note
+from featurechaos.errors import BreakerOpen, NoTime, StoreError, StoreTimeout
+from featurechaos.readings import Reading, Request
+
+_BUCKETS = 10
+
+
+class State(IntEnum):
+    """What a gate is doing; the number is the metric `breaker_state`."""
+
+    CLOSED = 0
+    OPEN = 1
+    PROBING = 2
+    RAMPING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a gate opens and how it closes; the config's `policy.breaker`."""
+
+    window_s: float = 10.0
+    failure_rate: float = 0.5
+    slow_rate: float = 0.8
+    slow_s: float = 0.010
+    min_calls: int = 20
+    open_s: float = 1.0
+    healthy_s: float = 1.0
+    ramp_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to ask once. An outcome counts only for the generation it was given in."""
+
+    generation: int
+    is_probe: bool = False
+
+
+class Gate:
+    """One source's breaker: `admit` before a call, `settle` after it, whatever happened to the call.
+
+    Rates are over all calls of the last `window_s`, kept in ten buckets. A cancelled call is neither
+    success nor failure, and gives a probe's place back.
+    """
+
+    def __init__(self, limits: Limits, *, rng: Random, now: float) -> None:
+        self.limits, self._rng = limits, rng
+        self._lock = threading.Lock()
+        self.state, self.since = State.CLOSED, now
+        self._generation = 0
+        self._probe_out = False
+        self._healthy_since: float | None = None
+        self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
+
+    def admit(self, now: float) -> Permit | None:
+        """A permit, or None while the source is not to be asked."""
+        if self.state is State.CLOSED:
+            return Permit(self._generation)
+        with self._lock:
+            if self.state is State.OPEN and now - self.since >= self.limits.open_s:
+                self._become(State.PROBING, now)
+                self._healthy_since = None
+            if self.state is State.PROBING:
+                if self._probe_out:
+                    return None
+                self._probe_out = True
+                return Permit(self._generation, is_probe=True)
+            if self.state is State.RAMPING:
+                share = (now - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
+                return Permit(self._generation) if self._rng.random() < share else None
+            return Permit(self._generation) if self.state is State.CLOSED else None
+
+    def settle(self, permit: Permit, now: float, *, succeeded: bool | None, seconds: float) -> State | None:
+        """Count an outcome (None: cancelled, counts for nothing); the new state if it changed."""
+        with self._lock:
+            if permit.generation != self._generation:
+                return None
+            if permit.is_probe:
+                self._probe_out = False
+            if succeeded is None:
+                return None
+            if self.state is State.PROBING:
+                return self._after_probe(now, succeeded=succeeded, slow=seconds >= self.limits.slow_s)
+            self._count(now, failed=not succeeded, slow=seconds >= self.limits.slow_s)
+            if self._is_failing(now):
+                return self._become(State.OPEN, now)
+            if self.state is State.RAMPING and now - self.since >= self.limits.ramp_s:
+                return self._become(State.CLOSED, now)
+            return None
+
+    def _after_probe(self, now: float, *, succeeded: bool, slow: bool) -> State | None:
+        if not succeeded:
+            return self._become(State.OPEN, now)
+        if slow:  # One slow probe says nothing yet, and one flaky probe must not open the gate again.
+            return None
+        if self._healthy_since is None:
+            self._healthy_since = now
+        if now - self._healthy_since >= self.limits.healthy_s:
+            return self._become(State.RAMPING, now)
+        return None
+
+    def _become(self, state: State, now: float) -> State:
+        """Enter a state: a new generation, so that outcomes of the old one are dropped."""
+        self.state, self.since = state, now
+        self._generation += 1
+        self._probe_out = False
+        self._buckets.clear()
+        return state
+
+    def _count(self, now: float, *, failed: bool, slow: bool) -> None:
+        width = self.limits.window_s / _BUCKETS
+        if not self._buckets or now - self._buckets[-1][0] >= width:
+            self._buckets.append([now, 0, 0, 0])
+        bucket = self._buckets[-1]
+        bucket[1] += 1
+        bucket[2] += failed
+        bucket[3] += slow or failed
+
+    def _is_failing(self, now: float) -> bool:
+        recent = [bucket for bucket in self._buckets if now - bucket[0] <= self.limits.window_s]
+        calls = sum(bucket[1] for bucket in recent)
+        if calls < self.limits.min_calls:
+            return False
+        failed, slow = sum(bucket[2] for bucket in recent), sum(bucket[3] for bucket in recent)
+        return failed / calls >= self.limits.failure_rate or slow / calls >= self.limits.slow_rate
+
+    def __repr__(self) -> str:
+        return f"Gate({self.state.name.lower()})"
+
+
+class Breaker:
+    """A gate for each source, around every attempt.
+
+    A timeout counts against a source only if it had its fair time: a caller in a hurry must not shut
+    the gate for everybody.
+    """
+
+    def __init__(
+        self, clock: Clock, limits: Limits, *, timeouts: Mapping[str, float], rng: Random
+    ) -> None:
+        self._clock, self._timeouts = clock, timeouts
+        now = clock.monotonic()
+        self.gates = {source: Gate(limits, rng=rng, now=now) for source in timeouts}
+
+    def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
+        gate, source = self.gates[request.source], request.source
+        begun = self._clock.monotonic()
+        permit = gate.admit(begun)
+        if permit is None:
+            msg = f"source {source!r} was not asked: it has been failing"
+            raise BreakerOpen(msg)
+        if permit.is_probe:
+            yield from note("breaker.probed", source)
+        succeeded: bool | None = None
+        changed: State | None = None
+        try:
+            reading = yield from inner(request)
+            succeeded = True
+        except NoTime:
+            raise
+        except StoreError as error:
+            fair = self._clock.monotonic() - begun >= 0.9 * self._timeouts[source]
+            succeeded = None if isinstance(error, StoreTimeout) and not fair else False
+            changed = self._settle(gate, permit, begun, succeeded=succeeded)
+            permit = None
+            if changed is not None:
+                yield from note(_TOLD[changed], source, reason=str(error))
+            raise
+        finally:
+            if permit is not None:
+                changed = self._settle(gate, permit, begun, succeeded=succeeded)
+        if changed is not None:
+            yield from note(_TOLD[changed], source, reason="probes answered" if succeeded else "")
+        return reading
+
+    def _settle(self, gate: Gate, permit: Permit, begun: float, *, succeeded: bool | None) -> State | None:
+        now = self._clock.monotonic()
+        return gate.settle(permit, now, succeeded=succeeded, seconds=now - begun)
+
+
+_TOLD = {
+    State.OPEN: "breaker.opened",
+    State.PROBING: "breaker.probed",
+    State.RAMPING: "breaker.ramping",
+    State.CLOSED: "breaker.closed",
+}

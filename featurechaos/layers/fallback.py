@@ -1,0 +1,69 @@
+"""Outermost: rows no online source settled are served from the local tiers, then by the view's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from featurechaos.codec import decode
+from featurechaos.effects import Next, Plan, note
+from featurechaos.errors import StoreError
+from featurechaos.memory import LastKnown
+from featurechaos.model import Origin
+from featurechaos.readings import Index, Local, Part, Reading, Request, finish, judge, settle
+
+
+class Fallback:
+    """Last-known rows and snapshot replicas together, the youngest of each row; then defaults.
+
+    `local` reads one local source (the snapshot replica answers from memory-mapped files: degrading
+    costs staleness, not latency). `has_default` tells for each view whether a requested feature has one.
+    """
+
+    def __init__(self, memory: LastKnown | None, local: Next, has_default: Mapping[str, bool]) -> None:
+        self._memory, self._local, self._has_default = memory, local, has_default
+
+    def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
+        reading = yield from inner(request)
+        if reading.is_settled:
+            return reading
+        open_ = [i for i, part in enumerate(reading.parts) if part.walk is not None and part.walk.open.any()]
+        tiers = yield from self._tiers(request, reading.parts, open_)
+        for i in open_:
+            walk = reading.parts[i].walk
+            assert walk is not None
+            settle(walk, walk.index, tiers[i], request.rules[i])
+        return Reading([
+            part if part.walk is None else finish(part.walk, has_default=self._has_default[ask.view.name])
+            for ask, part in zip(request.asks, reading.parts, strict=True)
+        ])
+
+    def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
+        """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""
+        tiers: dict[int, list[Local]] = {i: [] for i in open_}
+        asks = {i: request.asks[i].only(_open(parts[i])) for i in open_}
+        sources = dict.fromkeys(source for i in open_ for source in request.rules[i].local)
+        for source in sources:
+            mine = [i for i in open_ if source in request.rules[i].local]
+            narrowed = request.of([asks[i] for i in mine], [request.rules[i] for i in mine])
+            try:
+                reading = yield from self._local(narrowed.to(source))
+            except StoreError as error:
+                yield from note("source.failed", source, cause=0, rows={}, injected=error.injected, error=str(error))
+                continue
+            for i, part in zip(mine, reading.parts, strict=True):
+                tiers[i].append(Local(part.rows, Origin.SNAPSHOT, part.injected))
+        if self._memory is not None:
+            for i in open_:
+                if request.rules[i].remembers:
+                    ask = asks[i]
+                    rows, _ = decode(self._memory.find(ask.view.name, ask.keys.ids), ask.keys.own, ask.layout)
+                    judge(rows, request.rules[i], request.wall_us)
+                    tiers[i].append(Local(rows, Origin.LAST_KNOWN))
+        return tiers
+
+
+def _open(part: Part) -> Index:
+    assert part.walk is not None
+    return np.flatnonzero(part.walk.open)

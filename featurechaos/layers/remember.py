@@ -1,0 +1,43 @@
+"""Keep what the online sources answer, for the day they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurechaos.codec import seal
+from featurechaos.effects import Next, Plan
+from featurechaos.memory import LastKnown
+from featurechaos.model import Verdict
+from featurechaos.readings import Part, Reading, Request
+from featurechaos.stores import Ask
+
+
+class Remember:
+    """Keep what each online source answers; what a fault touched is not remembered."""
+
+    def __init__(self, memory: LastKnown) -> None:
+        self._memory = memory
+
+    def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
+        reading = yield from inner(request)
+        for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True):
+            if rules.remembers:
+                self._take_in(ask, part, accepts_missing=rules.on_missing == "accept")
+        return reading
+
+    def _take_in(self, ask: Ask, part: Part, *, accepts_missing: bool) -> None:
+        rows, view = part.rows, ask.view.name
+        if part.injected is False and rows.blobs is not None:
+            self._memory.keep(view, ask.keys.ids, rows.blobs)
+            return
+        verdict = rows.verdicts
+        true = np.ones(len(rows), bool) if part.injected is False else ~np.asarray(part.injected)
+        good = np.flatnonzero(
+            true & ((verdict == Verdict.FRESH) | (verdict == Verdict.EXPIRED) | (verdict == Verdict.PAST))
+        )
+        if len(good):
+            own = ask.keys.own[good]
+            self._memory.keep(view, [ask.keys.ids[i] for i in good], seal(rows.take(good), own))
+        if accepts_missing:
+            gone = np.flatnonzero(true & ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)))
+            self._memory.drop(view, [ask.keys.ids[i] for i in gone])

@@ -1,0 +1,112 @@
+"""Ask again, tenacity judging when and how often, a budget judging whether.
+
+The first attempt never enters tenacity: entering it costs 12 to 36 us, paid when nothing is wrong.
+Full jitter, after Brooker, "Exponential Backoff and Jitter", 2015; the token bucket after gRFC A6.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from random import Random
+
+from tenacity import DoAttempt, DoSleep, RetryCallState, Retrying
+
+from featurechaos.clock import Clock
+from featurechaos.effects import Next, Plan, note, sleep
+from featurechaos.errors import BreakerOpen, NoTime, StoreUnavailable
+from featurechaos.readings import Reading, Request
+
+
+class Budget:
+    """Tokens that retries and hedges of all requests share.
+
+    It starts with `burst`; each first attempt adds `ratio`, each retry takes 1. So retries are at most
+    ratio x first attempts + burst, over any run. Never more than `most` are saved up.
+    """
+
+    def __init__(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
+        self._ratio, self._burst = ratio, burst
+        self._tokens = burst
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """Count a first attempt."""
+        with self._lock:
+            self._tokens = min(self._tokens + self._ratio, max(self._burst, 1.0))
+
+    def take(self) -> bool:
+        """Whether one more retry may be made; takes its token."""
+        with self._lock:
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class Retry:
+    """Ask the same source again after a failure that may pass.
+
+    Never after an open breaker, a refused credential or for want of time, and never when the wait about
+    to start would end past the deadline.
+    """
+
+    def __init__(
+        self, clock: Clock, *, attempts: int, wait_first_s: float, budget: Budget, rng: Random
+    ) -> None:
+        self._clock, self._attempts, self._wait_first_s = clock, attempts, wait_first_s
+        self.budget, self._rng = budget, rng
+
+    def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
+        self.budget.earn()
+        try:
+            return (yield from inner(request))
+        except (BreakerOpen, NoTime):
+            raise
+        except StoreUnavailable:
+            state = self._judged(request)
+            state.set_exception(sys.exc_info())  # type: ignore[arg-type]
+        return (yield from self._again(request, inner, state))
+
+    def _judged(self, request: Request) -> RetryCallState:
+        """A tenacity state for the attempt that has just failed; waits and stops are ours, time is the clock's."""
+
+        waits: dict[int, float] = {}  # tenacity asks `wait` and `stop` in an order that differs by release
+
+        def wait(state: RetryCallState) -> float:
+            longest = self._wait_first_s * 2 ** (state.attempt_number - 1)
+            return waits.setdefault(state.attempt_number, longest * self._rng.random())
+
+        def stop(state: RetryCallState) -> bool:
+            if state.attempt_number >= self._attempts:
+                return True
+            return self._clock.monotonic() + wait(state) >= request.until
+
+        def worth_it(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            return isinstance(error, StoreUnavailable) and not isinstance(error, BreakerOpen | NoTime)
+
+        judge = Retrying(wait=wait, stop=stop, retry=worth_it, reraise=True)
+        judge.begin()
+        return RetryCallState(judge, None, (), {})
+
+    def _again(self, request: Request, inner: Next, state: RetryCallState) -> Plan[Reading]:
+        """Play tenacity's verdicts; bounded by its stop."""
+        while True:
+            step = state.retry_object.iter(state)
+            if isinstance(step, DoSleep):
+                if not self.budget.take():
+                    yield from note("retry.denied", request.source)
+                    raise state.outcome.exception()  # type: ignore[union-attr, misc]
+                yield from note(
+                    "retry.scheduled", request.source, attempt=state.attempt_number, wait_s=float(step)
+                )
+                state.prepare_for_next_attempt()
+                yield from sleep(float(step))
+            elif isinstance(step, DoAttempt):
+                try:
+                    return (yield from inner(request))
+                except StoreUnavailable:
+                    state.set_exception(sys.exc_info())  # type: ignore[arg-type]
+            else:
+                return step  # type: ignore[no-any-return]

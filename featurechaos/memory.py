@@ -1,0 +1,95 @@
+"""The rows an online source last gave us, kept for the day it gives none.
+
+Generations: per view at most `_GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
+while its dict is the newest is not written again: that is what keeps a healthy read cheap. So a row is
+kept between 7/8 of `keep_s` and `keep_s` after it was last read, and the value served may be that much
+older than the last one seen; its age says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from featurechaos.clock import Clock
+
+_GENERATIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long and how much one view is remembered; the config's `last_known`."""
+
+    keep_s: float = 900.0
+    max_rows: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    begun: float
+    rows: dict[bytes, bytes]
+
+
+class LastKnown:
+    """Rows of every view by id; bounded in rows and in time, so in bytes (a row has a longest length)."""
+
+    def __init__(self, clock: Clock, keeps: dict[str, Keep]) -> None:
+        self._clock, self._keeps = clock, keeps
+        self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
+        self._lock = threading.Lock()
+
+    def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
+        """Remember rows just read."""
+        newest = self._newest(view)
+        if not all(map(newest.__contains__, ids)):
+            newest.update(islice(zip(ids, blobs, strict=True), self._keeps[view].max_rows))
+
+    def replace(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
+        """Remember rows just written, over what was seen before."""
+        self._newest(view).update(zip(ids, blobs, strict=True))
+
+    def drop(self, view: str, ids: Sequence[bytes]) -> None:
+        """Forget rows that an online source says do not exist."""
+        for generation in self._generations[view]:
+            for key in ids:
+                generation.rows.pop(key, None)
+
+    def find(self, view: str, ids: Sequence[bytes]) -> list[bytes | None]:
+        """The newest remembered row for each id, or None."""
+        now, keep_s = self._clock.monotonic(), self._keeps[view].keep_s
+        live = [g.rows for g in self._generations[view] if now - g.begun < keep_s]
+        if not live:
+            return [None] * len(ids)
+        found: list[bytes | None] = list(map(live[0].get, ids))
+        for rows in live[1:]:
+            if None not in found:
+                break
+            found = [blob if blob is not None else rows.get(key) for key, blob in zip(ids, found, strict=True)]
+        return found
+
+    def size(self, view: str) -> int:
+        """How many entries are held; a row read over a long time may count in several generations."""
+        return sum(len(generation.rows) for generation in self._generations[view])
+
+    def _newest(self, view: str) -> dict[bytes, bytes]:
+        """The dict to write to; a full or over-aged one opens the next and the oldest goes."""
+        keep, now = self._keeps[view], self._clock.monotonic()
+        generations = self._generations[view]
+        if generations and not self._is_spent(generations[0], keep, now):
+            return generations[0].rows
+        with self._lock:
+            generations = self._generations[view]
+            if generations and not self._is_spent(generations[0], keep, now):
+                return generations[0].rows
+            live = [g for g in generations if now - g.begun < keep.keep_s][: _GENERATIONS - 1]
+            while live and sum(len(g.rows) for g in live) > keep.max_rows - keep.max_rows // _GENERATIONS:
+                live.pop()
+            self._generations[view] = (_Generation(now, {}), *live)
+            return self._generations[view][0].rows
+
+    @staticmethod
+    def _is_spent(generation: _Generation, keep: Keep, now: float) -> bool:
+        too_many = len(generation.rows) >= max(1, keep.max_rows // _GENERATIONS)
+        return too_many or now - generation.begun >= keep.keep_s / _GENERATIONS

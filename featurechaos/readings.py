@@ -1,0 +1,361 @@
+"""What travels down a plan and what comes back up: `Request`, `Reading`, and the rules of a row.
+
+A reading holds one `Part` a view. While every row of a part agrees, its facts are plain ints; they
+become arrays only when rows differ, so that a healthy read never pays for the bad day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurechaos.codec import Layout, Rows, decode, pack, verify
+from featurechaos.model import NO_TIME_US, STATUS_OF, Cause, Origin, Status, Verdict
+from featurechaos.stores import Answer, Ask, Block, Columns
+
+Flags = NDArray[np.bool_]
+Codes = NDArray[np.uint8]
+Index = NDArray[np.intp]
+
+_CAUSE_OF = np.array(
+    [
+        Cause.NONE,
+        Cause.NONE,
+        Cause.MISSING,
+        Cause.MISSING,
+        Cause.EXPIRED,
+        Cause.EXPIRED,
+        Cause.CORRUPT,
+        Cause.CORRUPT,
+    ],
+    np.uint8,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one view falls back, in one call.
+
+    `online` and `local` are source names in order; ages are microseconds, None where there is no limit.
+    """
+
+    online: tuple[str, ...]
+    local: tuple[str, ...] = ()
+    ttl_us: int | None = None
+    hard_us: int | None = None
+    on_missing: str = "accept"
+    on_expired: str = "fallback"
+    remembers: bool = True
+
+
+class Request:
+    """Rows wanted from some views by one absolute deadline.
+
+    `until` and `begun` are monotonic seconds, `wall_us` the wall clock when the request began. `source` is
+    whom to ask, once a layer has decided.
+    """
+
+    __slots__ = ("asks", "begun", "id", "rules", "source", "until", "wall_us")
+
+    def __init__(  # noqa: PLR0913 - a value; every field is one fact of the request
+        self,
+        asks: Sequence[Ask],
+        rules: Sequence[Rules],
+        *,
+        until: float,
+        wall_us: int,
+        id: str = "",  # noqa: A002 - the field's own name
+        source: str = "",
+        begun: float = 0.0,
+    ) -> None:
+        self.asks, self.rules = asks, rules
+        self.until, self.wall_us, self.id = until, wall_us, id
+        self.source, self.begun = source, begun
+
+    def to(self, source: str, until: float | None = None) -> Request:
+        """The same rows, asked of one source, perhaps by an earlier time."""
+        by = self.until if until is None else until
+        return Request(
+            self.asks, self.rules, until=by, wall_us=self.wall_us, id=self.id, source=source, begun=self.begun
+        )
+
+    def of(self, asks: Sequence[Ask], rules: Sequence[Rules]) -> Request:
+        """Other rows for the same caller."""
+        return Request(
+            asks, rules, until=self.until, wall_us=self.wall_us, id=self.id, source=self.source, begun=self.begun
+        )
+
+    def __repr__(self) -> str:
+        views = ", ".join(f"{ask.view.name} x {len(ask.keys)}" for ask in self.asks)
+        return f"Request({self.source or 'anyone'}: {views})"
+
+
+class Part:
+    """One view's rows in a reading, with where each came from and why.
+
+    Attributes:
+        rows: packed rows; their verdicts are ages judged.
+        origin, cause: an `Origin`, a `Cause`; ints while all rows agree, else uint8 (n,).
+        status: a `Status`, int or uint8 (n,); final once `Fallback` has seen the part.
+        injected: whether a fault touched the row; a bool or bool (n,).
+        exhausted: rows nobody could serve; None for no row, else bool (n,).
+        clean: the same rows before a fault changed them (verdict UNANSWERED where none was kept); None
+            if nothing was changed.
+        unread: rows an injected outage kept from being read, so that no reference exists; None or bool (n,).
+        walk: what failover still knows of rows not settled; None once nothing is open.
+    """
+
+    __slots__ = ("cause", "clean", "exhausted", "injected", "origin", "rows", "status", "unread", "walk")
+
+    def __init__(self, rows: Rows, *, origin: int | Codes, cause: int | Codes = 0) -> None:
+        self.rows, self.origin, self.cause = rows, origin, cause
+        self.status: int | Codes = Status.PRESENT
+        self.injected: bool | Flags = False
+        self.exhausted: Flags | None = None
+        self.clean: Rows | None = None
+        self.unread: Flags | None = None
+        self.walk: Walk | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Every row fresh, from one source, untouched."""
+        return isinstance(self.rows.verdict, int) and self.rows.verdict == Verdict.FRESH
+
+
+class Reading:
+    """What came back: a part for each ask, in the asks' order."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+
+    @property
+    def is_settled(self) -> bool:
+        return all(part.walk is None for part in self.parts)
+
+
+def spread(value: int | bool | NDArray[np.generic], n: int, dtype: type = np.uint8) -> NDArray[np.generic]:
+    """One fact of every row, as an array of its own to write."""
+    return value if isinstance(value, np.ndarray) else np.full(n, value, dtype)
+
+
+def rows_of(ask: Ask, answer: Answer, known: Mapping[int, Layout]) -> tuple[Rows, frozenset[int]]:
+    """An answer of any form as packed rows, and the schema hashes that nobody has described yet."""
+    if isinstance(answer, list):
+        return decode(answer, ask.keys.own, ask.layout, known)
+    if isinstance(answer, Block):
+        return verify(answer.words, ask.keys.own, ask.layout, answer.found), frozenset()
+    assert isinstance(answer, Columns)
+    rows = pack(ask.layout, answer.values, answer.nulls, answer.event_time, ask.keys.own, answer.verdict)
+    return rows, frozenset()
+
+
+def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
+    """Turn intact rows that are too old into EXPIRED or PAST, in place."""
+    soft, hard = rules.ttl_us, rules.hard_us
+    if soft is None and hard is None:
+        return
+    limit = hard if soft is None else soft if hard is None else min(soft, hard)
+    event_time = rows.event_time
+    if isinstance(rows.verdict, int):
+        if rows.verdict != Verdict.FRESH or not len(rows) or event_time.min() >= wall_us - limit:
+            return
+    verdict = rows.verdicts
+    fresh = verdict == Verdict.FRESH
+    if soft is not None:
+        verdict[fresh & (event_time < wall_us - soft)] = Verdict.EXPIRED
+    if hard is not None:
+        verdict[(fresh | (verdict == Verdict.PARTIAL)) & (event_time < wall_us - hard)] = Verdict.PAST
+    rows.verdict = verdict
+
+
+class Walk:
+    """One view's rows on their way through the sources: which are settled, what the open ones hold.
+
+    The best row so far is kept in `part.rows`; its verdict there is UNANSWERED while nothing is held.
+    `first` is the first verdict any online source gave; `open` the rows still to be asked for.
+    """
+
+    __slots__ = ("defaulted", "first", "open", "part")
+
+    def __init__(self, ask: Ask) -> None:
+        n = len(ask.keys)
+        self.part = Part(
+            Rows.blank(ask.layout, n, Verdict.UNANSWERED),
+            origin=np.zeros(n, np.uint8),
+            cause=np.zeros(n, np.uint8),
+        )
+        self.part.rows.verdict = self.part.rows.verdicts
+        self.part.injected = np.zeros(n, bool)
+        self.part.walk = self
+        self.first = np.zeros(n, np.uint8)
+        self.open = np.ones(n, bool)
+        self.defaulted = np.zeros(n, bool)
+
+    @property
+    def index(self) -> Index:
+        return np.flatnonzero(self.open)
+
+    def failed(self, index: Index, cause: Cause, *, injected: bool) -> None:
+        """Nobody answered for these rows."""
+        causes = self.part.cause[index]
+        self.part.cause[index] = np.where(causes == Cause.NONE, cause, causes)
+        if injected:
+            self.part.injected[index] = True
+            unread = self.part.unread if self.part.unread is not None else np.zeros(len(self.open), bool)
+            unread[index] = True
+            self.part.unread = unread
+
+    def heard(self, index: Index, answer: Part, rules: Rules) -> Codes:
+        """Take in what a source said of the open rows `index`; returns the cause of each row it left open or
+        defaulted (NONE for a row it settled by serving it)."""
+        part, verdict = self.part, answer.rows.verdicts
+        event_time = answer.rows.event_time
+        is_first = self.first[index] == Verdict.UNANSWERED
+        self.first[index] = np.where(is_first, verdict, self.first[index])
+
+        fresh, expired = verdict == Verdict.FRESH, verdict == Verdict.EXPIRED
+        missing = ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)) & is_first
+        held = part.rows.verdicts[index]
+        younger = (held != Verdict.EXPIRED) | (event_time > part.rows.event_time[index])
+        take = fresh | (expired & younger) | ((verdict == Verdict.PARTIAL) & (held == Verdict.UNANSWERED))
+        stops = fresh.copy()
+        defaulted = np.zeros(len(index), bool)
+        if rules.on_expired == "serve":
+            stops |= expired
+        elif rules.on_expired == "default":
+            defaulted |= expired | (verdict == Verdict.PAST)
+            take &= ~expired
+        if rules.on_missing == "accept":
+            stops |= missing
+            take |= missing
+        elif rules.on_missing == "default":
+            defaulted |= missing
+
+        cause = np.where(stops, np.uint8(Cause.NONE), _CAUSE_OF[verdict])
+        earlier = part.cause[index]
+        part.cause[index] = np.where(earlier == Cause.NONE, cause, earlier)
+        at = index[take]
+        if len(at):
+            part.rows.put(at, answer.rows, np.flatnonzero(take))
+            part.origin[at] = answer.origin if isinstance(answer.origin, int) else answer.origin[take]
+        if answer.injected is not False:
+            part.injected[index] |= answer.injected
+        self._keep_clean(index, answer)
+        done = index[defaulted]
+        part.rows.verdicts[done] = self.first[done]
+        self.defaulted[done] = True
+        self.open[index[stops | defaulted]] = False
+        return cause
+
+    def _keep_clean(self, index: Index, answer: Part) -> None:
+        """The first clean copy of a row is its reference, whoever serves it in the end."""
+        if answer.clean is None:
+            return
+        if self.part.clean is None:
+            self.part.clean = Rows.blank(self.part.rows.layout, len(self.open), Verdict.UNANSWERED)
+            self.part.clean.verdict = self.part.clean.verdicts
+        new = (self.part.clean.verdicts[index] == Verdict.UNANSWERED) & (
+            answer.clean.verdicts != Verdict.UNANSWERED
+        )
+        self.part.clean.put(index[new], answer.clean, np.flatnonzero(new))
+
+
+@dataclass(slots=True, eq=False)
+class Local:
+    """What one local tier has for some rows: rows judged, and the origin they would be served as."""
+
+    rows: Rows
+    origin: Origin
+    injected: bool | Flags = False
+
+
+def settle(walk: Walk, index: Index, tiers: Sequence[Local], rules: Rules) -> None:
+    """Finish the open rows `index` of a walk from the local tiers, then by default; CONTRACT section 4, (3) to (6).
+
+    Ties in event time go to the lower origin: what an online source holds, then tiers in their order.
+    """
+    part = walk.part
+    best, time, chosen = _youngest(tiers, len(index))
+    held = part.rows.verdicts[index]
+    candidate = held == Verdict.EXPIRED
+    usable = best == Verdict.FRESH
+    if rules.on_expired != "default":
+        usable |= best == Verdict.EXPIRED
+    usable &= ~candidate | (time > part.rows.event_time[index])
+    for number, tier in enumerate(tiers):
+        use = usable & (chosen == number)
+        if use.any():
+            at = index[use]
+            part.rows.put(at, tier.rows, np.flatnonzero(use))
+            part.origin[at] = tier.origin
+            if tier.injected is not False:
+                part.injected[at] |= tier.injected if isinstance(tier.injected, bool) else tier.injected[use]
+    served = usable | candidate | (held == Verdict.PARTIAL)
+    _refuse(walk, index[~served], best[~served])
+
+
+def _youngest(tiers: Sequence[Local], n: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int8]]:
+    """Per row the later event time over all tiers; a tombstone hides what is older than it."""
+    best = np.full(n, Verdict.UNANSWERED, np.uint8)
+    time = np.full(n, NO_TIME_US, np.int64)
+    chosen = np.full(n, -1, np.int8)
+    for number, tier in enumerate(tiers):
+        verdict, event_time = tier.rows.verdicts, tier.rows.event_time
+        dated = (verdict != Verdict.MISSING) & (verdict != Verdict.UNANSWERED) & (verdict != Verdict.CORRUPT)
+        damaged = (verdict == Verdict.CORRUPT) & (best == Verdict.UNANSWERED)
+        best[damaged] = Verdict.CORRUPT
+        unset = (best == Verdict.UNANSWERED) | (best == Verdict.CORRUPT)
+        wins = dated & (unset | (event_time > time))
+        best[wins], time[wins], chosen[wins] = verdict[wins], event_time[wins], number
+    return best, time, chosen
+
+
+def _refuse(walk: Walk, index: Index, local: Codes) -> None:
+    """Rows nobody can serve: blank, with the verdict their status comes from."""
+    if not len(index):
+        return
+    part, first = walk.part, walk.first[index]
+    refused = np.where(local == Verdict.PAST, Verdict.EXPIRED, local)
+    refused[(refused != Verdict.EXPIRED) & (refused != Verdict.CORRUPT)] = Verdict.UNANSWERED
+    verdict = np.where(first == Verdict.UNANSWERED, refused, first).astype(np.uint8)
+    part.rows.put(index, Rows.blank(part.rows.layout, len(index), Verdict.UNANSWERED), np.arange(len(index)))
+    part.rows.verdicts[index] = verdict
+    part.origin[index] = Origin.NONE
+    lost = ~((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED) | walk.defaulted[index])
+    if lost.any():
+        exhausted = part.exhausted if part.exhausted is not None else np.zeros(len(walk.open), bool)
+        exhausted[index[lost]] = True
+        part.exhausted = exhausted
+    walk.defaulted[index] = True
+
+
+def finish(walk: Walk, *, has_default: bool) -> Part:
+    """Close a walk: statuses from verdicts, defaulted rows marked, the walk let go."""
+    part = walk.part
+    part.status = STATUS_OF[part.rows.verdicts]
+    blank = walk.defaulted
+    if blank.any():
+        at = np.flatnonzero(blank)
+        verdict = part.rows.verdicts[at]
+        part.rows.put(at, Rows.blank(part.rows.layout, len(at), Verdict.UNANSWERED), np.arange(len(at)))
+        part.rows.verdicts[at] = verdict
+        part.origin[at] = Origin.DEFAULT if has_default else Origin.NONE
+    from_primary = (part.origin == Origin.PRIMARY) & (part.status != Status.CORRUPT)
+    part.cause[from_primary] = Cause.NONE
+    part.walk = None
+    return part
+
+
+def tightened(rules: Rules, max_age_us: int | None) -> Rules:
+    """The same rules under a call's own hard limit; the smaller limit holds."""
+    if max_age_us is None or (rules.hard_us is not None and rules.hard_us <= max_age_us):
+        return rules
+    return replace(rules, hard_us=max_age_us)
