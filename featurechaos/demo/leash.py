@@ -67,7 +67,9 @@ _lock = threading.Lock()
 _spawner: _Spawner | None = None
 
 
-def spawn(argv: Sequence[str], *, cwd: Path, log: Path, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: Sequence[str], *, cwd: Path, log: Path, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     """Start a process that is SIGKILLed by the kernel when ours ends, by whatever death (Linux).
 
     It runs in a session of its own, so that Ctrl-C in a terminal reaches us and not it. Elsewhere
@@ -96,7 +98,7 @@ def _leashed() -> list[str]:
 
 def _popen(job: _Job) -> subprocess.Popen[bytes]:
     with job.log.open("ab") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - our own command line.
             job.argv,
             cwd=job.cwd,
             stdin=subprocess.DEVNULL,

@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from featurechaos.clock import SystemClock
 from featurechaos.demo.leash import spawn
 from featurechaos.demo.tempdir import TempDir
 from featurechaos.errors import FeatureError
+
+_now = SystemClock().monotonic
 
 _START_ATTEMPTS = 3
 _DEATH_MOST_S = 10.0
@@ -81,7 +83,7 @@ class Server(ABC):
     def _pass_fds(self) -> tuple[int, ...]:
         return ()
 
-    def _tidy(self) -> None:
+    def _tidy(self) -> None:  # noqa: B027 - most have nothing to tidy.
         """Remove what it leaves outside its folder; it is dead by now."""
 
     def start(self) -> Self:
@@ -190,20 +192,28 @@ class Server(ABC):
             if not (left and may_move):
                 break
             self._let_ports_go()
-        msg = f"{self.name} ended with code {self._process.returncode} instead of starting; it said: {self.log()}"
+        code = self._process and self._process.returncode
+        msg = f"{self.name} ended with code {code} instead of starting; it said: {self.log()}"
         raise ServerFailed(msg)
 
     def _became_ready(self) -> bool:
         """True once it answers, False once it is dead; ServerFailed past `start_most_s`."""
-        until = time.monotonic() + self.start_most_s
-        while self.is_running:
+        until = _now() + self.start_most_s
+        while not self._died_within(self.poll_every_s):
             if self._is_ready():
                 return self.is_running
-            if time.monotonic() > until:
+            if _now() > until:
                 msg = f"{self.name} did not answer within {self.start_most_s:g} s; it said: {self.log()}"
                 raise ServerFailed(msg)
-            time.sleep(self.poll_every_s)
         return False
+
+    def _died_within(self, wait_s: float) -> bool:
+        assert self._process is not None
+        try:
+            self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _let_ports_go(self) -> None:
         for port in self._ports.values():

