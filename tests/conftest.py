@@ -1,4 +1,4 @@
-"""What every test finds: a world of its own, a seed that is printed, a server or a word that it is missing."""
+"""What every test finds: a world of its own, a seed that is printed, a server or word that it is missing."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_ci_runs_the_commands_of_the_readme(root: Path) -> None:
 SKIPS = {
     "test": "import pytest\n\n@pytest.mark.skip(reason='no server')\ndef test_one(): ...\n",
     "inside": "import pytest\n\ndef test_one(): pytest.skip('no server')\n",
-    "fixture": "import pytest\n\n@pytest.fixture\ndef a(): pytest.skip('no server')\n\ndef test_one(a): ...\n",
+    "fixture": "import pytest\n\n@pytest.fixture\ndef a(): pytest.skip('no server')\n\ndef test_one(a): 1\n",
     "module": "import pytest\n\npytest.importorskip('no_server')\n\ndef test_one(): ...\n",
 }
 
