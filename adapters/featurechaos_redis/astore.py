@@ -1,0 +1,156 @@
+"""The same store for asyncio: the same commands, talks and errors over one pool an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from featurechaos.errors import SpecError, StoreUnavailable, translating
+from featurechaos.model import View
+from featurechaos.stores import Answer, Ask, Batch, Place, WriteCounts
+from featurechaos_redis import talks
+from featurechaos_redis.alinks import ALinker
+from featurechaos_redis.apool import APool
+from featurechaos_redis.errors import ERRORS
+from featurechaos_redis.spec import RedisSpec
+from featurechaos_redis.wire import Encoder, check_rows, split
+
+_THEIRS = tuple(ERRORS)
+
+Said = TypeVar("Said")
+
+
+class AsyncRedisStore:
+    """A redis source in packed layout, for any number of event loops. No network until the first call."""
+
+    bounded: ClassVar[bool] = True
+    writable: ClassVar[bool] = True
+    spec: ClassVar[type[RedisSpec]] = RedisSpec
+
+    def __init__(self, spec: RedisSpec, place: Place) -> None:
+        self._spec, self._source, self._clock = spec, place.source, place.clock
+        self._encoder = Encoder()
+        try:
+            self._linker = ALinker(spec)
+        except (TypeError, ValueError) as error:
+            msg = f"sources.{place.source}.options: redis-py does not take them: {error}"
+            raise SpecError(msg) from None
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, APool] = weakref.WeakKeyDictionary()
+        self._closed = False
+
+    async def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
+        if as_of_us is not None:
+            refuse_history(self._source)
+        command, count = self._encoder.mget(asks)
+        if not count:
+            return [[] for _ in asks]
+        try:
+            replies = await self._ask(command, until, rows=count)
+            return split(check_rows(replies[0], count), asks)
+        except _THEIRS as error:
+            with translating(ERRORS, source=self._source):
+                raise
+            raise error from None
+
+    async def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
+        return await self._talk(talks.layouts(project, hashes), until)
+
+    async def write(self, batch: Batch, until: float) -> WriteCounts:
+        now_us = round(self._clock.wall() * 1e6)
+        return await self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+
+    async def watermark(self, view: View, until: float) -> tuple[int, int] | None:
+        """How far a view is written: (newest event time, written at), int64 us; None if never."""
+        return await self._talk(talks.watermark(view), until)
+
+    async def health(self, until: float) -> float:
+        """Seconds a PING takes, connecting included where nothing is open yet."""
+        begun = self._clock.monotonic()
+        await self._talk(talks.ping(), until)
+        return self._clock.monotonic() - begun
+
+    def stats(self) -> dict[str, int]:
+        """Counts over the pools of all loops, see `APool.stats`."""
+        total: dict[str, int] = {}
+        for pool in list(self._pools.values()):
+            for name, count in pool.stats().items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+    async def close(self) -> None:
+        """Close this loop's connections now, and those of other loops as they come to run."""
+        self._closed = True
+        running = asyncio.get_running_loop()
+        for loop, pool in list(self._pools.items()):
+            if loop is running:
+                await pool.close()
+            elif not loop.is_closed():
+                asyncio.run_coroutine_threadsafe(pool.close(), loop)
+        self._pools.clear()
+
+    def _pool(self, loop: asyncio.AbstractEventLoop) -> APool:
+        pool = self._pools.get(loop)
+        if pool is None:
+            if self._closed:
+                msg = f"source {self._source!r}: the client is closed"
+                raise StoreUnavailable(msg)
+            pool = self._pools[loop] = APool(
+                self._linker,
+                source=self._source,
+                most=self._spec.max_connections,
+                now=self._clock.monotonic,
+                secrets=self._spec.secrets,
+            )
+        return pool
+
+    async def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
+        """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
+        pool = self._pool(asyncio.get_running_loop())
+        try:
+            return await self._once(pool, command, until, rows=rows, replies=replies)
+        except TimeoutError:
+            raise
+        except OSError:
+            pool.purge()
+            return await self._once(pool, command, until, rows=rows, replies=replies)
+
+    async def _once(self, pool: APool, command: bytes, until: float, *, rows: int, replies: int) -> list[Any]:
+        link = pool.poll() or await pool.take(until)
+        left = until - self._clock.monotonic()
+        if left <= 0:
+            pool.give(link)
+            msg = "no answer in time"
+            raise TimeoutError(msg)
+        if rows:
+            link.replies.expect_rows(rows)
+        else:
+            link.replies.expect(replies)
+        timer = asyncio.get_running_loop().call_later(left, link.expire)
+        try:
+            return await link.ask(command)
+        finally:
+            timer.cancel()
+            pool.settle(link)
+
+    async def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
+        with translating(ERRORS, source=self._source):
+            try:
+                said = next(talk)
+                while True:
+                    said = talk.send(await self._ask(said.data, until, replies=said.replies))
+            except StopIteration as stop:
+                value: Said = stop.value
+                return value
+
+
+class AsyncRedisReplica(AsyncRedisStore):
+    """A redis source that only reads."""
+
+    writable: ClassVar[bool] = False
+
+
+def refuse_history(source: str) -> NoReturn:
+    msg = f"source {source!r}: redis keeps no history, so nothing as of an earlier time"
+    raise StoreUnavailable(msg)

@@ -1,0 +1,197 @@
+"""A read that never blocks: for hedging and for several sources on one thread."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from featurechaos.errors import StoreTimeout, translating
+from featurechaos.stores import Answer
+from featurechaos_redis.connections import Link
+from featurechaos_redis.errors import ERRORS, Dropped
+from featurechaos_redis.pool import Pool, settle
+from featurechaos_redis.wire import check_rows
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class PendingRead:
+    """One MGET under way: waiting for a connection, then for room to send, then for the reply.
+
+    `fileno()` is readable when `advance` is worth calling. A pooled connection found dead is replaced once.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        command: bytes,
+        count: int,
+        *,
+        source: str,
+        until: float,
+        finish: Callable[[list[Any]], list[Answer]],
+    ) -> None:
+        self._pool, self._command, self._count = pool, command, count
+        self._source, self._until, self._finish = source, until, finish
+        self._link: Link | None = None
+        self._bell: _Bell | None = None
+        self._room: selectors.BaseSelector | None = None
+        self._unsent = memoryview(command)
+        self._buffer = bytearray(1 << 16)
+        self._is_replaced = False
+        with self._guarded():
+            self._depart()
+
+    def fileno(self) -> int:
+        if self._bell is not None:
+            return self._bell.fileno()
+        if self._room is not None:
+            # Readable when the socket takes more: the caller only ever waits to read.
+            return self._room.fileno()  # type: ignore[attr-defined, no-any-return]
+        if self._link is None:
+            msg = "this read has ended"
+            raise ValueError(msg)
+        return int(self._link.sock.fileno())
+
+    def advance(self) -> list[Answer] | None:
+        with self._guarded():
+            answers = self._step()
+            if answers is None and self._pool.is_late(self._until):
+                msg = f"source {self._source!r}: no answer in time"
+                raise StoreTimeout(msg)
+            return answers
+
+    def abandon(self) -> None:
+        self._hush()
+        if self._link is not None:
+            self._pool.drop(self._link)
+            self._link = None
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with translating(ERRORS, source=self._source):
+                yield
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _step(self) -> list[Answer] | None:
+        try:
+            return self._receive() if self._met() and self._sent() else None
+        except TimeoutError:
+            raise
+        except OSError as error:
+            self._replace(error)
+            return None
+
+    def _depart(self) -> None:
+        """Send on an idle connection, or ask to be told when there is one."""
+        link = self._pool.poll()
+        if link is None:
+            self._bell = _Bell(self._pool)
+        else:
+            self._adopt(link)
+        try:
+            if self._met():
+                self._sent()
+        except OSError as error:
+            self._replace(error)
+
+    def _replace(self, error: OSError) -> None:
+        """Once: a pooled connection was dead, so its idle sisters are too."""
+        if self._is_replaced:
+            raise error
+        self._is_replaced = True
+        self.abandon()
+        self._pool.purge()
+        self._unsent = memoryview(self._command)
+        self._depart()
+
+    def _met(self) -> bool:
+        """Whether there is a connection now."""
+        if self._bell is None:
+            return self._link is not None
+        self._bell.clear()
+        link = self._pool.pick(self._bell.mark)
+        if link is None:
+            return False
+        self._hush()
+        self._adopt(link)
+        return True
+
+    def _adopt(self, link: Link) -> None:
+        self._link = link
+        link.sock.setblocking(False)
+        link.replies.expect_rows(self._count)
+
+    def _sent(self) -> bool:
+        """Whether the whole command has left."""
+        link = self._link
+        if link is None:
+            return False
+        while self._unsent:
+            try:
+                self._unsent = self._unsent[link.sock.send(self._unsent) :]
+            except _WOULD_BLOCK:
+                if self._room is None:
+                    self._room = selectors.DefaultSelector()
+                    self._room.register(link.sock, selectors.EVENT_WRITE)
+                return False
+        if self._room is not None:
+            self._room.close()
+            self._room = None
+        return True
+
+    def _receive(self) -> list[Answer] | None:
+        link = self._link
+        if link is None:
+            return None
+        while True:
+            try:
+                size = link.sock.recv_into(self._buffer)
+            except _WOULD_BLOCK:
+                return None
+            if not size:
+                msg = "the server closed the connection"
+                raise Dropped(msg)
+            replies = link.replies.feed(self._buffer, size)
+            if replies is not None:
+                self._link = None
+                settle(self._pool, link, replies)
+                return self._finish(check_rows(replies[0], self._count))
+
+    def _hush(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+        if self._room is not None:
+            self._room.close()
+            self._room = None
+
+
+class _Bell:
+    """A pipe the pool writes to when there may be a connection to take."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self.mark = pool.watch(self._writer)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        self._pool.unwatch(self._writer)  # First: it writes to the pipe under the pool's lock.
+        os.close(self._reader)
+        os.close(self._writer)

@@ -1,0 +1,189 @@
+"""A redis source as it is written in a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
+
+_NOT_BUILT = {
+    "layout": ("packed", ("feast", "hash", "json")),
+    "mode": ("standalone", ("cluster", "sentinel")),
+}
+_SET_ELSEWHERE = {
+    "host": "url",
+    "port": "url",
+    "path": "url",
+    "db": "url",
+    "socket_timeout": "timeout_s",
+    "socket_connect_timeout": "connect_timeout_s",
+    "max_connections": "max_connections",
+    "retry": "policy.retry",
+    "retry_on_timeout": "policy.retry",
+    "retry_on_error": "policy.retry",
+    "protocol": "nothing: it is always 2",
+    "parser_class": "nothing: replies are parsed here",
+    "encoding": "nothing: rows are bytes",
+    "encoding_errors": "nothing: rows are bytes",
+    "decode_responses": "nothing: rows are bytes",
+    "health_check_interval": "nothing: a dead connection is replaced when met",
+    "redis_connect_func": "nothing: the handshake is bounded here",
+}
+"""Driver options that would undo a promise of this adapter -> what sets them instead."""
+
+_SECRET_WORDS = ("password", "credential", "secret", "token")
+
+
+class RedisSpec(BaseModel):
+    """One redis or valkey server; `options` go to redis-py's connection class as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    type: Literal["redis"] = "redis"
+    url: SecretStr
+    layout: Literal["packed"] = "packed"
+    mode: Literal["standalone"] = "standalone"
+    role: Literal["primary", "replica"] | None = None
+    timeout_s: float = Field(0.015, gt=0, allow_inf_nan=False)
+    connect_timeout_s: float = Field(1.0, gt=0, allow_inf_nan=False)
+    max_connections: int = Field(64, ge=1)
+    expire_s: float | None = Field(None, ge=0.001, allow_inf_nan=False)
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @field_validator("layout", "mode", mode="before")
+    @classmethod
+    def _refuse_unbuilt(cls, value: Any, info: Any) -> Any:
+        built, planned = _NOT_BUILT[info.field_name]
+        if value in planned:
+            msg = f"{info.field_name} {value!r} is not built yet; use {built!r}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        Address.parse(url.get_secret_value())
+        return url
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if name in _SET_ELSEWHERE:
+                msg = f"{name!r} may not be given here; it is set by {_SET_ELSEWHERE[name]}"
+                raise ValueError(msg)
+        return options
+
+    @field_serializer("url")
+    def _dump_url(self, _: SecretStr) -> str:
+        return self.redacted
+
+    @field_serializer("options")
+    def _dump_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: "***" if _is_secret(name) else value for name, value in options.items()}
+
+    @property
+    def address(self) -> Address:
+        return Address.parse(self.url.get_secret_value())
+
+    @property
+    def redacted(self) -> str:
+        """The url with `***` for the password: fit for messages."""
+        return self.address.redacted
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every text that may stand in no message."""
+        found = [self.address.password, *(self.options[name] for name in self.options if _is_secret(name))]
+        return tuple(text for text in found if isinstance(text, str) and text)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """Where a server is and who we are to it, taken from a url."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    db: int
+    username: str | None
+    password: str | None
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read `redis://`, `rediss://` or `unix://`; a ValueError repeats nothing that may be a password."""
+        parts, port = _split(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            came = f"{parts.scheme}://" if parts.scheme else "none of them"
+            msg = f"a url wants to begin with redis://, rediss:// or unix://, got {came}"
+            raise ValueError(msg)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        db = query.pop("db", None)
+        if query:
+            msg = f"a url takes no {', '.join(sorted(query))}: settings of the driver go under options"
+            raise ValueError(msg)
+        if parts.scheme == "unix":
+            host, path = "", unquote(parts.path)
+            if not path:
+                msg = "a unix:// url wants the path of a socket, as in unix:///run/valkey.sock"
+                raise ValueError(msg)
+        else:
+            host, path = unquote(parts.hostname or "localhost"), ""
+            db = unquote(parts.path).strip("/") or db
+        return cls(
+            scheme=parts.scheme,
+            host=host,
+            port=port or 6379,
+            path=path,
+            db=_number(db or "0"),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+        )
+
+    @property
+    def redacted(self) -> str:
+        who = self.username or ""
+        who += ":***" if self.password else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        at = f"{who}@" if who else ""
+        if self.scheme == "unix":
+            return f"unix://{at}{self.path}" + (f"?db={self.db}" if self.db else "")
+        return f"{self.scheme}://{at}{host}:{self.port}/{self.db}"
+
+    @property
+    def driver_options(self) -> Mapping[str, Any]:
+        """The same as redis-py names it."""
+        where = {"path": self.path} if self.scheme == "unix" else {"host": self.host, "port": self.port}
+        return {**where, "db": self.db, "username": self.username, "password": self.password}
+
+    def __repr__(self) -> str:
+        return f"Address({self.redacted})"
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        # The parser's own message quotes what it stumbled over, which may be a password's tail.
+        msg = (
+            "the url can't be read: its host or port is malformed "
+            "(write @ : / # ? of a password as %40 %3A %2F %23 %3F)"
+        )
+        raise ValueError(msg) from None
+    return parts, port
+
+
+def _number(db: str) -> int:
+    if not (db.isascii() and db.isdigit()):
+        msg = f"a url wants a database number after the host, got {len(db)} characters that are not one"
+        raise ValueError(msg)
+    return int(db)
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)

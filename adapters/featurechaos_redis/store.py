@@ -1,0 +1,202 @@
+"""Rows in redis or valkey, packed: one MGET a read, one script call a write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from featurechaos.errors import SpecError, translating
+from featurechaos.model import View
+from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
+from featurechaos_redis import talks
+from featurechaos_redis.astore import AsyncRedisReplica, AsyncRedisStore, refuse_history
+from featurechaos_redis.connections import linker
+from featurechaos_redis.errors import ERRORS
+from featurechaos_redis.pending import PendingRead
+from featurechaos_redis.pool import Pool, settle
+from featurechaos_redis.spec import RedisSpec
+from featurechaos_redis.wire import Encoder, check_rows, split
+
+_THEIRS = tuple(ERRORS)
+_STEP_S = 5.0
+
+Said = TypeVar("Said")
+
+
+class RedisStore:
+    """A redis source in packed layout. Thread-safe; no network until the first call; survives a fork."""
+
+    bounded: ClassVar[bool] = True
+    writable: ClassVar[bool] = True
+    spec: ClassVar[type[RedisSpec]] = RedisSpec
+
+    def __init__(self, spec: RedisSpec, place: Place) -> None:
+        self._spec, self._source, self._clock = spec, place.source, place.clock
+        self._encoder = Encoder()
+        make = linker(spec, place.clock.monotonic)
+        try:
+            make()
+        except (TypeError, ValueError) as error:
+            msg = f"sources.{place.source}.options: redis-py does not take them: {error}"
+            raise SpecError(msg) from None
+        self._pool = Pool(
+            make,
+            source=place.source,
+            most=spec.max_connections,
+            now=place.clock.monotonic,
+            secrets=spec.secrets,
+        )
+
+    @classmethod
+    def open(cls, spec: RedisSpec, place: Place) -> RedisStore:
+        return (RedisReplica if spec.role == "replica" else cls)(spec, place)
+
+    @classmethod
+    def aopen(cls, spec: RedisSpec, place: Place) -> AsyncRedisStore:
+        return (AsyncRedisReplica if spec.role == "replica" else AsyncRedisStore)(spec, place)
+
+    def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
+        if as_of_us is not None:
+            refuse_history(self._source)
+        command, count = self._encoder.mget(asks)
+        if not count:
+            return [[] for _ in asks]
+        try:
+            replies = self._ask(command, until, rows=count)
+            return split(check_rows(replies[0], count), asks)
+        except _THEIRS as error:
+            self._fail(error)
+
+    def begin(self, asks: Sequence[Ask], until: float) -> Pending:
+        """A read that can be advanced and abandoned, for several on one thread."""
+        command, count = self._encoder.mget(asks)
+        if not count:
+            return _Nothing(len(asks))
+        return PendingRead(
+            self._pool,
+            command,
+            count,
+            source=self._source,
+            until=until,
+            finish=lambda rows: split(rows, asks),
+        )
+
+    def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
+        return self._talk(talks.layouts(project, hashes), until)
+
+    def write(self, batch: Batch, until: float) -> WriteCounts:
+        now_us = round(self._clock.wall() * 1e6)
+        return self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+
+    def watermark(self, view: View, until: float) -> tuple[int, int] | None:
+        """How far a view is written: (newest event time, written at), int64 us; None if never."""
+        return self._talk(talks.watermark(view), until)
+
+    def rows(
+        self,
+        view: View,
+        *,
+        rows_per_s: float | None = None,
+        page: int = 1000,
+        wait: Callable[[float], None] = time.sleep,  # noqa: TID251 - no request waits for a walk
+    ) -> Iterator[tuple[list[bytes], list[bytes | None]]]:
+        """Every stored row of a view, in pages of ids and blobs; for a first snapshot of what is online.
+
+        A walk by SCAN: a row that is there throughout comes at least once, and may come twice.
+        `rows_per_s` bounds the keys looked at, of any view; each step is bounded by 5 s.
+        """
+        cursor = b"0"
+        while True:
+            begun = self._clock.monotonic()
+            cursor, ids, blobs = self._talk(talks.scan(view, cursor, page), begun + _STEP_S)
+            if ids:
+                yield ids, blobs
+            if cursor == b"0":
+                return
+            if rows_per_s is not None:
+                wait(max(0.0, begun + page / rows_per_s - self._clock.monotonic()))
+
+    def health(self, until: float) -> float:
+        """Seconds a PING takes, connecting included where nothing is open yet."""
+        begun = self._clock.monotonic()
+        self._talk(talks.ping(), until)
+        return self._clock.monotonic() - begun
+
+    def stats(self) -> dict[str, int]:
+        """Counts of the pool, see `Pool.stats`."""
+        return self._pool.stats()
+
+    def close(self) -> None:
+        self._pool.close(wait_s=self._spec.connect_timeout_s + 1.0)
+
+    def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
+        """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
+        try:
+            return self._once(command, until, rows, replies)
+        except TimeoutError:
+            raise
+        except OSError:
+            self._pool.purge()
+            return self._once(command, until, rows, replies)
+
+    def _once(self, command: bytes, until: float, rows: int, replies: int) -> list[Any]:
+        pool = self._pool
+        link = pool.take(until)
+        try:
+            if rows:
+                link.replies.expect_rows(rows)
+            else:
+                link.replies.expect(replies)
+            got = link.ask(command, until)
+        except BaseException:
+            # A reply still to come would be another read's.
+            pool.drop(link)
+            raise
+        settle(pool, link, got)
+        return got
+
+    def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
+        with translating(ERRORS, source=self._source):
+            try:
+                said = next(talk)
+                while True:
+                    said = talk.send(self._ask(said.data, until, replies=said.replies))
+            except StopIteration as stop:
+                value: Said = stop.value
+                return value
+
+    def _fail(self, error: Exception) -> NoReturn:
+        # Entered on failures only: a context manager costs a healthy read of one key 3 %.
+        with translating(ERRORS, source=self._source):
+            raise error
+        raise error
+
+
+class RedisReplica(RedisStore):
+    """A redis source that only reads."""
+
+    writable: ClassVar[bool] = False
+
+
+class _Nothing:
+    """A read of no rows: over as soon as it is looked at."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._reader, writer = os.pipe()
+        os.close(writer)  # A pipe nobody writes to is ready at once.
+        self._is_open = True
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def advance(self) -> list[Answer]:
+        self.abandon()
+        return [[] for _ in range(self._count)]
+
+    def abandon(self) -> None:
+        if self._is_open:
+            os.close(self._reader)
+            self._is_open = False
