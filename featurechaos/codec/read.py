@@ -1,0 +1,229 @@
+"""Stored bytes -> rows: a straight line for the whole and the good, a sorting of everything else."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurechaos.codec import tails
+from featurechaos.codec.convert import conversion
+from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ROW, constant, ragged_sums
+from featurechaos.codec.layout import (
+    HEADER,
+    HEADER_BYTES,
+    MAGIC,
+    TAIL,
+    TIME_AT,
+    TOMBSTONE,
+    VERSION,
+    Layout,
+    Words,
+)
+from featurechaos.codec.rows import Rows
+from featurechaos.model import Verdict
+
+_NOTHING: Final[frozenset[int]] = frozenset()
+_FRESH, _MISSING, _BURIED, _CORRUPT = (
+    int(verdict) for verdict in (Verdict.FRESH, Verdict.MISSING, Verdict.BURIED, Verdict.CORRUPT)
+)
+
+
+def decode(
+    blobs: Sequence[bytes | None],
+    own: NDArray[np.uint64],
+    layout: Layout,
+    known: Mapping[int, Layout] | None = None,
+) -> tuple[Rows, frozenset[int]]:
+    """Read stored rows, whatever came.
+
+    Args:
+        blobs: n values in request order; None where the store has no such key.
+        own: uint64 (n,), the hash of each row's key; a row that says another is CORRUPT.
+        known: schema hash -> layout, for rows written before or after the view changed; read by feature name.
+
+    Returns:
+        rows, and the schema hashes of intact rows of layouts not in `known`: fetch their descriptions
+        and decode again, or leave those rows CORRUPT.
+    """
+    whole = _whole(blobs, own, layout)
+    if whole is not None:
+        return whole, _NOTHING
+    there = [blob for blob in blobs if blob is not None]
+    found = np.fromiter((blob is not None for blob in blobs), np.bool_, len(blobs))
+    index = np.flatnonzero(found)
+    rows = Rows.blank(layout, len(blobs), _MISSING)
+    if len(there) == len(blobs):
+        unknown = _sorted_out(rows, there, own, index, known or {})
+    elif there:
+        part = _whole(there, own[index], layout)
+        if part is not None:
+            rows.put(index, part, np.arange(len(part)))
+            return rows, _NOTHING
+        unknown = _sorted_out(rows, there, own[index], index, known or {})
+    else:
+        unknown = _NOTHING
+    return rows, unknown
+
+
+def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray[np.bool_]) -> Rows:
+    """The same for fixed-width rows already gathered into words (a replica's).
+
+    Args:
+        words: uint64 (n, layout.words), C order; kept and written to. Rows not found may hold anything.
+        found: bool (n,).
+    """
+    if layout.has_tail:
+        raise ValueError(f"rows of {layout!r} vary in length: decode them")
+    sums = words.view(np.uint32) @ layout.multipliers
+    sums += own
+    intact = found & (sums == np.uint64(-layout.constant & MASK)) & (words[:, 0] == layout.base_row[0])
+    if intact.all():
+        return Rows(layout, words, _FRESH)
+    words[~intact] = layout.blank
+    verdict = np.where(intact, np.uint8(_FRESH), np.where(found, np.uint8(_CORRUPT), np.uint8(_MISSING)))
+    return Rows(layout, words, verdict)
+
+
+def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
+    """The rows if every one is there, intact and of this layout; else None."""
+    if layout.has_tail:
+        return _whole_with_tails(blobs, own, layout)
+    n = len(blobs)
+    try:
+        # A bytearray, so that the words are ours to write. A None is a TypeError.
+        flat = bytearray().join(blobs)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    # Rows of the wrong length that add up to the right one are out of step, and fail the sum.
+    if len(flat) != 8 * layout.words * n:
+        return None
+    words = np.frombuffer(flat, np.uint64).reshape(n, layout.words)
+    sums = words.view(np.uint32) @ layout.multipliers
+    # Comparing bytes: two calls fewer than comparing arrays, for each of the two tests.
+    if (sums + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
+        return None
+    return Rows(layout, words, _FRESH, blobs=blobs)  # type: ignore[arg-type]
+
+
+def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
+    try:
+        lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    if not len(blobs):
+        return Rows(layout, np.empty((0, layout.words), np.uint64), _FRESH, blobs=[])
+    if (lengths & 7).any() or lengths.min() < layout.least_bytes or lengths.max() > MOST_ROW_BYTES:
+        return None
+    words, intact = _with_tails(blobs, own, lengths, layout)  # type: ignore[arg-type]
+    return Rows(layout, words, _FRESH, blobs=blobs) if intact.all() else None  # type: ignore[arg-type]
+
+
+def _with_tails(
+    blobs: Sequence[bytes], own: NDArray[np.uint64], lengths: NDArray[np.int64], layout: Layout
+) -> tuple[Words, NDArray[np.bool_]]:
+    """Fixed parts and what is intact, of at least one row; lengths are multiples of 8 within the layout's bounds."""
+    flat = np.frombuffer(b"".join(blobs), np.uint64)
+    ends = np.cumsum(lengths >> 3)
+    words = flat[(ends - (lengths >> 3))[:, None] + np.arange(layout.words)]
+    flat32 = flat.view(np.uint32)
+    sums = ragged_sums(flat32, lengths >> 2)
+    intact = sums + own == np.uint64(-layout.constant & MASK)
+    least = layout.base_row[0] & np.uint64(0xFFFFFFFF)
+    intact &= words[:, 0] == (lengths.view(np.uint64) << np.uint64(32) | least)
+    if intact.all():
+        return words, tails.sound(layout, blobs, flat32, lengths)
+    for at in np.flatnonzero(intact).tolist():
+        one = np.frombuffer(blobs[at], np.uint32)
+        intact[at] = tails.sound(layout, [blobs[at]], one, lengths[at : at + 1])[0]
+    return words, intact
+
+
+def _sorted_out(
+    rows: Rows,
+    blobs: Sequence[bytes],
+    own: NDArray[np.uint64],
+    index: NDArray[np.intp],
+    known: Mapping[int, Layout],
+) -> frozenset[int]:
+    """Fill `rows` at `index` with what is good among blobs that aren't all good; tell the unknown schemas."""
+    layout, unknown = rows.layout, set()
+    verdicts = rows.verdicts.copy()
+    verdicts[index] = _CORRUPT
+    rows.verdict = verdicts
+    for (schema, is_tombstone), members in _by_kind(blobs).items():
+        places = np.array(members, np.intp)
+        some = [blobs[member] for member in members]
+        theirs = layout if schema == layout.hash else known.get(schema)
+        if theirs is None:
+            if _sums_hold(some, own[places], schema).any():
+                unknown.add(schema)
+        elif is_tombstone:
+            _bury(rows, some, own[places], index[places], schema)
+        else:
+            _restore(rows, some, own[places], index[places], theirs)
+    return frozenset(unknown)
+
+
+def _by_kind(blobs: Sequence[bytes]) -> dict[tuple[int, bool], list[int]]:
+    """Where the well-formed rows are, by (schema hash, whether a tombstone); every length is legal after this."""
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    for at, blob in enumerate(blobs):
+        size = len(blob) if isinstance(blob, bytes) else 0
+        if size < HEADER_BYTES or size & 7 or size > MOST_ROW_BYTES:
+            continue
+        magic, version, flags, length, schema = HEADER.unpack_from(blob)
+        if magic != MAGIC or version != VERSION or length != size or flags not in {0, TAIL, TOMBSTONE}:
+            continue
+        is_tombstone = flags == TOMBSTONE
+        if is_tombstone == (size == HEADER_BYTES):
+            kinds.setdefault((schema, is_tombstone), []).append(at)
+    return kinds
+
+
+def _sums_hold(blobs: list[bytes], own: NDArray[np.uint64], schema: int) -> NDArray[np.bool_]:
+    """bool (n,): whether rows of any lengths are intact and these keys' under a schema hash."""
+    flat = np.frombuffer(b"".join(blobs), np.uint32)
+    lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))
+    held: NDArray[np.bool_] = ragged_sums(flat, lengths >> 2) + own == np.uint64(
+        -constant(schema, VERSION) & MASK
+    )
+    return held
+
+
+def _bury(
+    rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], schema: int
+) -> None:
+    held = _sums_hold(blobs, own, schema)
+    times = np.frombuffer(b"".join(blobs), np.int64).reshape(-1, HEADER_BYTES // 8)[:, TIME_AT]
+    rows.verdicts[index[held]] = _BURIED
+    rows.event_time[index[held]] = times[held]
+
+
+def _restore(
+    rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], theirs: Layout
+) -> None:
+    """Put rows of one schema where they belong, through the conversion if it isn't ours."""
+    read = rows.layout if theirs == rows.layout else theirs
+    convert = conversion(read, rows.layout)
+    fits = [
+        len(blob) >= read.least_bytes if read.has_tail else len(blob) == read.least_bytes for blob in blobs
+    ]
+    some = [blob for blob, fit in zip(blobs, fits, strict=True) if fit]
+    if convert is None or not some:
+        return
+    chosen = np.flatnonzero(np.array(fits))
+    lengths = np.fromiter(map(len, some), np.int64, len(some))
+    if read.has_tail:
+        words, intact = _with_tails(some, own[chosen], lengths, read)
+        good = Rows(read, words, _FRESH, blobs=some).take(intact)
+    else:
+        words = np.frombuffer(b"".join(some), np.uint64).reshape(len(some), read.words)
+        sums = words.view(np.uint32) @ read.multipliers
+        intact = (sums + own[chosen] == np.uint64(-read.constant & MASK)) & (words[:, 0] == read.base_row[0])
+        good = Rows(read, words, _FRESH).take(intact)
+    if len(good):
+        rows.put(index[chosen[intact]], convert(good), np.arange(len(good)))
