@@ -21,6 +21,7 @@ CATALOGUE: Mapping[str, str] = {
     "breaker.ramping": "a source takes a growing share again",
     "schema.learned": "rows of another layout are now readable; fields: hashes",
     "fault.applied": "a fault changed a read; fields: fault, rows",
+    "write.failed": "a source took none or not all of a write; fields: view, error",
     "fault.not_applied": "a fault was due and could not apply; fields: fault, reason",
 }
 

@@ -46,12 +46,8 @@ class LastKnown:
         if not all(map(newest.__contains__, ids)):
             newest.update(islice(zip(ids, blobs, strict=True), self._keeps[view].max_rows))
 
-    def replace(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
-        """Remember rows just written, over what was seen before."""
-        self._newest(view).update(zip(ids, blobs, strict=True))
-
-    def drop(self, view: str, ids: Sequence[bytes]) -> None:
-        """Forget rows that an online source says do not exist."""
+    def forget(self, view: str, ids: Sequence[bytes]) -> None:
+        """Drop rows: an online source says they do not exist, or they have just been written."""
         for generation in self._generations[view]:
             for key in ids:
                 generation.rows.pop(key, None)

@@ -48,17 +48,18 @@ class Rules:
     hard_us: int | None = None
     on_missing: str = "accept"
     on_expired: str = "fallback"
+    on_exhausted: str = "default"
     remembers: bool = True
 
 
 class Request:
     """Rows wanted from some views by one absolute deadline.
 
-    `until` and `begun` are monotonic seconds, `wall_us` the wall clock when the request began. `source` is
-    whom to ask, once a layer has decided.
+    `until` is monotonic seconds, `wall_us` the wall clock when the request began. `source` is whom to ask,
+    once a layer has decided. `defaults` names the views of which a requested feature has a default.
     """
 
-    __slots__ = ("asks", "begun", "id", "rules", "source", "until", "wall_us")
+    __slots__ = ("asks", "defaults", "id", "rules", "source", "until", "wall_us")
 
     def __init__(  # noqa: PLR0913 - a value; every field is one fact of the request
         self,
@@ -69,23 +70,23 @@ class Request:
         wall_us: int,
         id: str = "",  # noqa: A002 - the field's own name
         source: str = "",
-        begun: float = 0.0,
+        defaults: frozenset[str] = frozenset(),
     ) -> None:
         self.asks, self.rules = asks, rules
         self.until, self.wall_us, self.id = until, wall_us, id
-        self.source, self.begun = source, begun
+        self.source, self.defaults = source, defaults
 
     def to(self, source: str, until: float | None = None) -> Request:
         """The same rows, asked of one source, perhaps by an earlier time."""
-        by = self.until if until is None else until
-        return Request(
-            self.asks, self.rules, until=by, wall_us=self.wall_us, id=self.id, source=source, begun=self.begun
-        )
+        return self._like(self.asks, self.rules, source, self.until if until is None else until)
 
     def of(self, asks: Sequence[Ask], rules: Sequence[Rules]) -> Request:
         """Other rows for the same caller."""
+        return self._like(asks, rules, self.source, self.until)
+
+    def _like(self, asks: Sequence[Ask], rules: Sequence[Rules], source: str, until: float) -> Request:
         return Request(
-            asks, rules, until=self.until, wall_us=self.wall_us, id=self.id, source=self.source, begun=self.begun
+            asks, rules, until=until, wall_us=self.wall_us, id=self.id, source=source, defaults=self.defaults
         )
 
     def __repr__(self) -> str:
@@ -337,8 +338,11 @@ def _refuse(walk: Walk, index: Index, local: Codes) -> None:
     walk.defaulted[index] = True
 
 
-def finish(walk: Walk, *, has_default: bool) -> Part:
-    """Close a walk: statuses from verdicts, defaulted rows marked, the walk let go."""
+def finish(walk: Walk, *, has_default: bool, raises: bool) -> Part:
+    """Close a walk: statuses from verdicts, defaulted rows marked, the walk let go.
+
+    Where the caller wants to be told (`raises`), exhausted rows stay without a value.
+    """
     part = walk.part
     part.status = STATUS_OF[part.rows.verdicts]
     blank = walk.defaulted
@@ -348,6 +352,8 @@ def finish(walk: Walk, *, has_default: bool) -> Part:
         part.rows.put(at, Rows.blank(part.rows.layout, len(at), Verdict.UNANSWERED), np.arange(len(at)))
         part.rows.verdicts[at] = verdict
         part.origin[at] = Origin.DEFAULT if has_default else Origin.NONE
+        if raises and part.exhausted is not None:
+            part.origin[part.exhausted] = Origin.NONE
     from_primary = (part.origin == Origin.PRIMARY) & (part.status != Status.CORRUPT)
     part.cause[from_primary] = Cause.NONE
     part.walk = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-import numpy as np
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Layout, Rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,11 +18,11 @@ class Fallback:
     """Last-known rows and snapshot replicas together, the youngest of each row; then defaults.
 
     `local` reads one local source (the snapshot replica answers from memory-mapped files: degrading
-    costs staleness, not latency). `has_default` tells for each view whether a requested feature has one.
+    costs staleness, not latency).
     """
 
-    def __init__(self, memory: LastKnown | None, local: Next, has_default: Mapping[str, bool]) -> None:
-        self._memory, self._local, self._has_default = memory, local, has_default
+    def __init__(self, memory: LastKnown, local: Next) -> None:
+        self._memory, self._local = memory, local
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         reading = yield from inner(request)
@@ -35,8 +35,14 @@ class Fallback:
             assert walk is not None
             settle(walk, walk.index, tiers[i], request.rules[i])
         return Reading([
-            part if part.walk is None else finish(part.walk, has_default=self._has_default[ask.view.name])
-            for ask, part in zip(request.asks, reading.parts, strict=True)
+            part
+            if part.walk is None
+            else finish(
+                part.walk,
+                has_default=ask.view.name in request.defaults,
+                raises=rules.on_exhausted == "raise",
+            )
+            for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True)
         ])
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
@@ -54,13 +60,12 @@ class Fallback:
                 continue
             for i, part in zip(mine, reading.parts, strict=True):
                 tiers[i].append(Local(part.rows, Origin.SNAPSHOT, part.injected))
-        if self._memory is not None:
-            for i in open_:
-                if request.rules[i].remembers:
-                    ask = asks[i]
-                    rows, _ = decode(self._memory.find(ask.view.name, ask.keys.ids), ask.keys.own, ask.layout)
-                    judge(rows, request.rules[i], request.wall_us)
-                    tiers[i].append(Local(rows, Origin.LAST_KNOWN))
+        for i in open_:
+            if request.rules[i].remembers:
+                ask = asks[i]
+                rows, _ = decode(self._memory.find(ask.view.name, ask.keys.ids), ask.keys.own, ask.layout)
+                judge(rows, request.rules[i], request.wall_us)
+                tiers[i].append(Local(rows, Origin.LAST_KNOWN))
         return tiers
 
 

@@ -40,4 +40,4 @@ class Remember:
             self._memory.keep(view, [ask.keys.ids[i] for i in good], seal(rows.take(good), own))
         if accepts_missing:
             gone = np.flatnonzero(true & ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)))
-            self._memory.drop(view, [ask.keys.ids[i] for i in gone])
+            self._memory.forget(view, [ask.keys.ids[i] for i in gone])

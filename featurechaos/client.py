@@ -1,0 +1,509 @@
+"""The feature-store client: what serving code holds, for threads and for asyncio.
+
+All thinking is in `serving.py`; here plans are run, stores opened and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from featurechaos import config
+from featurechaos.clock import Clock, SystemClock
+from featurechaos.codec import encode_keys, encode_tombstones
+from featurechaos.config import Settings
+from featurechaos.effects import Plan
+from featurechaos.engine import AsyncWorld, World, arun, run
+from featurechaos.entities import Entities, EntityRows
+from featurechaos.errors import FeatureError, PartialWrite, RequestError
+from featurechaos.faults.board import Board
+from featurechaos.faults.stale import Stale
+from featurechaos.model import Origin, View
+from featurechaos.observing import Observer
+from featurechaos.references import reference
+from featurechaos.response import Response
+from featurechaos.serving import Serving
+from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
+from featurechaos.tables import batch_of, event_times, parts_of
+from featurechaos.threaded import Bounded, Threaded
+
+WRITE_S = 5.0
+"""The bound of one batch of a write."""
+_BATCH_ROWS = 1000
+_PREPARE_S = 60.0
+
+
+class _Common:
+    """What both clients are: a config, its stores, the brain."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = SystemClock() if clock is None else clock
+        self.observer = Observer(settings)
+        self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare)
+        self._snapshots = self._open_snapshots()
+        self._is_closed = False
+        self._is_started = False
+        self.observer.watch(self._serving, self._snapshots)
+
+    @classmethod
+    def from_config(cls, source: str | os.PathLike[str] | Mapping[str, Any], *, clock: Clock | None = None) -> Self:
+        """Make a client from a YAML file or a mapping of the same shape. No network I/O.
+
+        Raises SpecError, beginning with the path of the mistake.
+        """
+        return cls(config.load(source), clock)
+
+    @property
+    def chaos(self) -> Board:
+        """Where faults are injected: `with client.chaos.inject(Outage("primary"), share=..., ...)`."""
+        return self._serving.board
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        clock = None if isinstance(self.clock, SystemClock) else self.clock
+        return type(self), (self.settings, clock)
+
+    def __repr__(self) -> str:
+        sources = ", ".join(f"{name} ({source.type})" for name, source in self.settings.sources.items())
+        return f"{type(self).__name__}({self.settings.project}: {sources})"
+
+    def ready(self, full: bool = False, freeze: bool = False) -> bool:  # noqa: FBT001, FBT002 - the contract's signature
+        """Whether every view can be answered by at least one of its sources (this is /readyz).
+
+        Args:
+            full: whether each source of each view alone could carry all traffic (a gate for drills, never for pods).
+            freeze: move what is alive now out of the garbage collector's sight (`gc.freeze()`).
+        """
+        if freeze:
+            import gc
+
+            gc.collect()
+            gc.freeze()
+        up = {name: self._is_up(name) for rules in self._serving.rules.values() for name in rules.online}
+        enough = all if full else any
+        return all(
+            enough([
+                *(up[name] for name in rules.online),
+                *(self._snapshots[name].replica_as_of(self.settings.views[view].base) is not None for name in rules.local if name in self._snapshots),
+            ])
+            for view, rules in self._serving.rules.items()
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, breaker states, replica dates and pools, as plain values."""
+        return self.observer.stats()
+
+    def explain(self) -> dict[str, Any]:
+        """What a read may cost at worst: calls, load factor and latency, by view."""
+        policy = self.settings.policy
+        attempts = policy.retry.attempts if policy.retry else 1
+        waits_s = sum(policy.retry.wait_first_s * 2**k for k in range(attempts - 1)) if policy.retry else 0.0
+        return {
+            view: {
+                "order": [*rules.online, *rules.local],
+                "deadline_s": policy.deadline_s,
+                "worst_case_calls": attempts * len(rules.online),
+                "load_factor": 1 + (policy.retry.budget_ratio if policy.retry else 0.0),
+                "worst_case_s": sum(attempts * self._serving.timeouts[name] + waits_s for name in rules.online),
+            }
+            for view, rules in self._serving.rules.items()
+        }
+
+    def _open_snapshots(self) -> dict[str, Any]:
+        """The sources that keep images, in their blocking form; both clients manage them alike."""
+        return {
+            name: source.store_class.open(source.spec, self._place(name))
+            for name, source in self.settings.sources.items()
+            if hasattr(source.store_class, "publish")
+        }
+
+    def _place(self, name: str) -> Place:
+        return Place(name, self.settings.project, tuple(self.settings.views.values()), self.clock)
+
+    def _start(self) -> None:
+        """On the first use: what runs in the background may begin. Again in a forked child."""
+        self._is_started = True
+        for store in self._snapshots.values():
+            if hasattr(store, "start"):
+                store.start()
+        self.observer.serve()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RequestError("this client is closed")
+        if not self._is_started:
+            self._start()
+
+    def _view(self, name: str) -> View:
+        view = self.settings.views.get(name)
+        if view is None:
+            msg = f"there is no view {name!r}; the config has {', '.join(self.settings.views)}"
+            raise RequestError(msg)
+        if view.base != view.name:
+            msg = f"view {name!r} is another name of {view.base!r}; write to that"
+            raise RequestError(msg)
+        return view
+
+    def _batch(self, view_name: str, table: Any) -> Batch:
+        view = self._view(view_name)
+        return batch_of(view, self._serving.layouts[view_name], table, wall_us=int(self.clock.wall() * 1e6))
+
+    def _tombstones(self, view_name: str, entity_rows: EntityRows) -> Batch:
+        view, layout = self._view(view_name), self._serving.layouts[view_name]
+        entities = Entities(entity_rows)
+        keys, _, nulls = encode_keys(view.join_keys, [entities.column(key.column, view) for key in view.join_keys])
+        if nulls is not None:
+            msg = f"view {view_name!r} wants a join key in every row to delete, got a null one"
+            raise RequestError(msg)
+        event_time = np.full(len(keys), int(self.clock.wall() * 1e6), np.int64)
+        return Batch(Ask(view, layout, keys), encode_tombstones(layout, event_time, keys.own), event_time)
+
+    def _writers(self) -> list[str]:
+        named = [name for name, source in self.settings.sources.items() if source.role is Origin.PRIMARY and source.store_class.writable]
+        if not named:
+            raise RequestError("there is no source to write to: none has the role primary")
+        return named
+
+    def _report(self, batch: Batch, counts: Mapping[str, WriteCounts]) -> WriteReport:
+        """What became of a write; raises PartialWrite if a source did not take it."""
+        for view in self.settings.views.values():
+            if view.base == batch.ask.view.base and self._serving.rules[view.name].remembers:
+                self._serving.memory.forget(view.name, batch.ask.keys.ids)
+        newest = int(batch.event_time.max()) if len(batch.event_time) else None
+        report = WriteReport(batch.ask.view.name, len(batch.blobs), dict(counts), newest)
+        if not report.is_complete:
+            failed = "; ".join(f"{name}: {c.failed} rows failed, {c.error}" for name, c in counts.items() if c.error)
+            raise PartialWrite(f"view {report.view!r} was not written everywhere: {failed}", report=report)
+        return report
+
+    def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # noqa: FBT001, FBT002 - the contract's signature
+        """Publish a complete image of a view to every snapshot source; blocking, off the request path.
+
+        Args:
+            table: pandas, pyarrow, a dict of columns with event_timestamp, or the path of Parquet.
+            as_of: "everything known at this instant is inside"; default the newest event.
+            allow_shrink: let it have fewer than half the rows of the one before.
+
+        Returns: the manifest.
+        Raises: RequestError if it may not be published; the one before goes on serving.
+        """
+        self._check_open()
+        if not self._snapshots:
+            raise RequestError("there is no snapshot source to publish to; the config has none of type s3")
+        as_of_us = None if as_of is None else _microseconds(as_of)
+        target = self._view(view)
+        manifests = [
+            store.publish(target, self._serving.layouts[view], table, as_of_us=as_of_us, allow_shrink=allow_shrink)
+            for store in self._snapshots.values()
+        ]
+        return manifests[0]
+
+    def snapshot_store(self, name: str | None = None) -> Any:
+        """The snapshot source of that name, or the only one; for listing, verifying and collecting images."""
+        if name is None and self._snapshots:
+            return next(iter(self._snapshots.values()))
+        if name not in self._snapshots:
+            raise RequestError(f"there is no snapshot source {name!r}; the config has {list(self._snapshots) or 'none'}")
+        return self._snapshots[name]
+
+    def _refresh(self, timeout_s: float) -> dict[str, list[Refreshed]]:
+        return {name: store.refresh(timeout_s) for name, store in self._snapshots.items()}
+
+    def _prepare(self, fault: Stale) -> None:
+        """Make the rows a fault needs readable, off the request path; a fault without them is `not_applied`."""
+        as_of_us = int((self.clock.wall() - fault.age_s) * 1e6)
+        view = self.settings.views[fault.view]
+        for name in self._serving.rules[fault.view].local:
+            if name in self._snapshots:
+                self._snapshots[name].prepare(view.base, as_of_us, _PREPARE_S)
+
+    def _is_up(self, name: str) -> bool:
+        raise NotImplementedError
+
+    def _reference_plan(self, response: Response) -> Plan[Response]:
+        return reference(
+            response,
+            self._serving.fetch,
+            self._serving.rules,
+            witness=self.settings.impact.reference_source,
+            now=self.clock.monotonic(),
+        )
+
+
+class FeatureClient(_Common):
+    """Reads features from the best source there is, inside a deadline, and says where each row came from.
+
+    Thread-safe; survives `fork()`; pickles as its config. Use as a context manager or `close()` it.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        super().__init__(settings, clock)
+        stores = {name: self._open(name) for name in settings.sources}
+        self._world = World(stores, [self.observer.note])
+
+    def _open(self, name: str) -> Store:
+        if name in self._snapshots:
+            return self._snapshots[name]  # type: ignore[no-any-return]
+        source = self.settings.sources[name]
+        store = source.store_class.open(source.spec, self._place(name))
+        return store if store.bounded else Bounded(store, name)  # type: ignore[return-value]
+
+    def get_online_features(
+        self,
+        features: Sequence[str] | str,
+        entity_rows: EntityRows,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        *,
+        deadline_s: float | None = None,
+        max_age_s: float | None = None,
+        on_exhausted: str | None = None,
+        request_id: str | None = None,
+    ) -> Response:
+        """Read features for entity rows, by the deadline, from the best source there is.
+
+        Args:
+            features: references `view:feature`, or `service:NAME`.
+            entity_rows: a list of dicts, or a dict of columns whose scalars are broadcast; every join key of every view.
+            full_feature_names: name columns `view__feature`.
+            deadline_s: seconds from entry to return; 0 or less asks local tiers only. Default: the config's.
+            max_age_s: never serve a row older than this; only tightens a view's own limit.
+            on_exhausted: `default` or `raise`; default: the config's.
+            request_id: what faults and sampling draw by; default 128 random bits.
+
+        Raises:
+            RequestError: the call is wrong.
+            Exhausted: a row got no value and `on_exhausted` is `raise`; `.response` has the rest.
+        """
+        self._check_open()
+        call = self._serving.call(
+            features, entity_rows, full_feature_names=full_feature_names, deadline_s=deadline_s,
+            max_age_s=max_age_s, on_exhausted=on_exhausted, request_id=request_id,
+        )
+        reading = run(self._serving.plan(call.request), self._world)
+        response = self._serving.response(call, reading)
+        self.observer.answered(response)
+        if (error := self._serving.exhausted(call, response)) is not None:
+            raise error
+        return response
+
+    def reference(self, response: Response) -> Response:
+        """The same request on clean features; `response` itself if what was served is clean.
+
+        Rows that are still `degraded` in it have no reference. Off the request path: may take a second.
+        """
+        return run(self._reference_plan(response), self._world)
+
+    def write_to_online_store(self, view: str, table: Any) -> WriteReport:
+        """Write rows to every primary; of each row the newest event time stays.
+
+        Args:
+            table: pandas, pyarrow or a dict of columns: the view's join keys, features and `event_timestamp`.
+
+        Raises:
+            RequestError: the table is wrong; nothing was written.
+            PartialWrite: a source did not take all of it; `.report` says which.
+        """
+        self._check_open()
+        return self._write(self._batch(view, table))
+
+    def delete(self, view: str, entity_rows: EntityRows) -> WriteReport:
+        """Bury rows: a tombstone that every tier honours."""
+        self._check_open()
+        batch = self._tombstones(view, entity_rows)
+        for store in self._snapshots.values():
+            store.bury(batch)
+        return self._write(batch)
+
+    def refresh(self, timeout_s: float = 60) -> dict[str, list[Refreshed]]:
+        """Bring every local replica up to date now; never raises for an absent source, a state for each view."""
+        self._check_open()
+        return self._refresh(timeout_s)
+
+    def close(self) -> None:
+        """Let go of every thread and socket; idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._serving.board.clear_all()
+        for store in {id(store): store for store in (*self._world.stores.values(), *self._snapshots.values())}.values():
+            store.close()
+        self.observer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def store(self, name: str) -> Store:
+        """The open store behind a source; for tools, not for serving code."""
+        return self._world.stores[name]
+
+    def _write(self, batch: Batch) -> WriteReport:
+        totals = {name: WriteCounts() for name in self._writers()}
+        for name, counts in totals.items():
+            for part in parts_of(batch, _BATCH_ROWS):
+                try:
+                    _add(counts, self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
+                except FeatureError as error:
+                    counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
+        return self._report(batch, totals)
+
+    def _is_up(self, name: str) -> bool:
+        try:
+            self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
+        except FeatureError:
+            return False
+        return True
+
+
+class AsyncFeatureClient(_Common):
+    """The same client for asyncio: the same calls with `await`, and `async with`."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        super().__init__(settings, clock)
+        stores = {name: self._aopen(name) for name in settings.sources}
+        self._world = AsyncWorld(stores, [self.observer.note])
+
+    def _aopen(self, name: str) -> AsyncStore:
+        if name in self._snapshots:
+            return Inline(self._snapshots[name])
+        source = self.settings.sources[name]
+        place = self._place(name)
+        if hasattr(source.store_class, "aopen"):
+            return source.store_class.aopen(source.spec, place)
+        return Threaded(source.store_class.open(source.spec, place), name)
+
+    async def get_online_features(
+        self,
+        features: Sequence[str] | str,
+        entity_rows: EntityRows,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        *,
+        deadline_s: float | None = None,
+        max_age_s: float | None = None,
+        on_exhausted: str | None = None,
+        request_id: str | None = None,
+    ) -> Response:
+        """As `FeatureClient.get_online_features`."""
+        self._check_open()
+        call = self._serving.call(
+            features, entity_rows, full_feature_names=full_feature_names, deadline_s=deadline_s,
+            max_age_s=max_age_s, on_exhausted=on_exhausted, request_id=request_id,
+        )
+        reading = await arun(self._serving.plan(call.request), self._world)
+        response = self._serving.response(call, reading)
+        self.observer.answered(response)
+        if (error := self._serving.exhausted(call, response)) is not None:
+            raise error
+        return response
+
+    async def reference(self, response: Response) -> Response:
+        """As `FeatureClient.reference`."""
+        return await arun(self._reference_plan(response), self._world)
+
+    async def write_to_online_store(self, view: str, table: Any) -> WriteReport:
+        """As `FeatureClient.write_to_online_store`."""
+        self._check_open()
+        return await self._write(self._batch(view, table))
+
+    async def delete(self, view: str, entity_rows: EntityRows) -> WriteReport:
+        """As `FeatureClient.delete`."""
+        self._check_open()
+        batch = self._tombstones(view, entity_rows)
+        for store in self._snapshots.values():
+            await asyncio.to_thread(store.bury, batch)
+        return await self._write(batch)
+
+    async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # type: ignore[override]  # noqa: FBT001, FBT002 - the contract's signature
+        """As `FeatureClient.publish_snapshot`, on a thread."""
+        return await asyncio.to_thread(super().publish_snapshot, view, table, as_of, allow_shrink)
+
+    async def refresh(self, timeout_s: float = 60) -> dict[str, list[Refreshed]]:
+        """As `FeatureClient.refresh`, on a thread."""
+        self._check_open()
+        return await asyncio.to_thread(self._refresh, timeout_s)
+
+    async def close(self) -> None:
+        """Let go of every task, thread and socket; idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._serving.board.clear_all()
+        for store in self._world.stores.values():
+            await store.close()
+        self.observer.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _write(self, batch: Batch) -> WriteReport:
+        totals = {name: WriteCounts() for name in self._writers()}
+        for name, counts in totals.items():
+            for part in parts_of(batch, _BATCH_ROWS):
+                try:
+                    _add(counts, await self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
+                except FeatureError as error:
+                    counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
+        return self._report(batch, totals)
+
+    async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]  # noqa: FBT001, FBT002 - the contract's signature
+        """As `FeatureClient.ready`."""
+        names = {name for rules in self._serving.rules.values() for name in rules.online}
+        self._up = {name: await self._answers(name) for name in names}
+        return super().ready(full, freeze)
+
+    async def _answers(self, name: str) -> bool:
+        try:
+            await self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
+        except FeatureError:
+            return False
+        return True
+
+    def _is_up(self, name: str) -> bool:
+        return self._up[name]
+
+
+class Inline:
+    """The async form of a store that answers from memory: its calls as they are."""
+
+    bounded = True
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.writable = store.writable
+
+    async def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> Any:
+        return self._store.read(asks, until, as_of_us=as_of_us)
+
+    async def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
+        return self._store.layouts(project, hashes, until)  # type: ignore[no-any-return]
+
+    async def write(self, batch: Batch, until: float) -> WriteCounts:
+        return self._store.write(batch, until)  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._store.close)
+
+
+def _add(total: WriteCounts, more: WriteCounts) -> None:
+    total.written += more.written
+    total.older += more.older
+    total.failed += more.failed
+    total.error = total.error or more.error
+
+
+def _microseconds(when: Any) -> int:
+    return int(event_times([when], 1, "as_of")[0])

@@ -1,0 +1,321 @@
+"""What sync and async clients share: a call compiled to a request, the layers put together, the answer made.
+
+Nothing here does I/O; `client.py` runs the plans.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from featurechaos.clock import Clock
+from featurechaos.codec import Keys, Layout, encode_keys
+from featurechaos.config import Settings
+from featurechaos.effects import Next, stack
+from featurechaos.entities import Entities, EntityRows
+from featurechaos.errors import Exhausted, RequestError
+from featurechaos.faults.board import Board
+from featurechaos.faults.exercise import Exercise
+from featurechaos.layers.breaker import Breaker, Limits
+from featurechaos.layers.deadline import Attempt, Deadline, Meter
+from featurechaos.layers.failover import Failover
+from featurechaos.layers.fallback import Fallback
+from featurechaos.layers.fetch import Fetch
+from featurechaos.layers.remember import Remember
+from featurechaos.layers.retry import Budget, Retry
+from featurechaos.memory import Keep, LastKnown
+from featurechaos.model import Cause, View
+from featurechaos.readings import Reading, Request, Rules, tightened
+from featurechaos.response import Fan, Response, ViewAnswer, Wanted
+from featurechaos.stores import Ask
+
+RESERVE_S = 0.005
+_MOST_COMPILED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a list of features means: made once and kept."""
+
+    wanted: tuple[Wanted, ...]
+    views: tuple[View, ...]
+    layouts: tuple[Layout, ...]
+    rules: tuple[Rules, ...]
+    key_of: tuple[tuple[tuple[str, str], ...], ...]
+    """For each view, what its keys are made of: views with equal ones share encoded keys."""
+    aliases: Mapping[str, str]
+    defaults: frozenset[str]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call under way: its request, and how the distinct keys spread over the caller's rows."""
+
+    compiled: Compiled
+    entities: Entities
+    request: Request
+    fans: tuple[Fan, ...]
+    begun: float
+
+
+class Serving:
+    """The brain of a client: pure but for its counters and caches, each of which holds its own lock."""
+
+    def __init__(self, settings: Settings, clock: Clock, meter: Meter, *, prepare: Any) -> None:
+        self.settings, self.clock = settings, clock
+        self._compiled: dict[tuple[Any, ...], Compiled] = {}
+        self.layouts = {name: Layout.of(view) for name, view in settings.views.items()}
+        self.known: dict[int, Layout] = {layout.hash: layout for layout in self.layouts.values()}
+        self.rules = {name: rules_of(settings, view) for name, view in settings.views.items()}
+        online = {name: source for name, source in settings.sources.items() if source.is_online}
+        self.timeouts = {name: source.timeout_s or settings.policy.deadline_s for name, source in online.items()}
+        keeps = {
+            name: Keep(policy.last_known.keep_s, policy.last_known.max_rows)
+            for name, policy in settings.policies.items()
+            if policy.last_known is not None
+        }
+        self.memory = LastKnown(clock, keeps)
+        self.board = self._board(prepare)
+        self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
+        self.breaker = self._breaker()
+        self._meter = meter
+        self.plan = self._stack(frozenset(online))
+
+    def _board(self, prepare: Any) -> Board:
+        settings = self.settings
+        return Board(
+            self.clock,
+            max_share=settings.chaos.max_share,
+            refusal=lambda: refusal(settings),
+            prepare=prepare,
+            sources=tuple(settings.sources),
+            views=tuple(settings.views),
+        )
+
+    def _breaker(self) -> Breaker | None:
+        limits = self.settings.policy.breaker
+        if limits is None:
+            return None
+        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=Random())  # noqa: S311 - spreads load, guards nothing
+
+    def _stack(self, online: frozenset[str]) -> Next:
+        """The layers as the config wants them, outermost first."""
+        policy, clock = self.settings.policy, self.clock
+        exercise = Exercise(self.board, clock, history=history_of(self.rules), online=online, known=self.known)
+        local = stack([exercise], self.fetch)
+        layers: list[Any] = [Fallback(self.memory, local), Deadline(clock, reserve_s=RESERVE_S), Failover()]
+        if policy.retry is not None:
+            budget = Budget(ratio=policy.retry.budget_ratio, burst=policy.retry.budget_burst)
+            layers.append(
+                Retry(
+                    clock,
+                    attempts=policy.retry.attempts,
+                    wait_first_s=policy.retry.wait_first_s,
+                    budget=budget,
+                    rng=Random(),  # noqa: S311 - jitter
+                )
+            )
+        if self.breaker is not None:
+            layers.append(self.breaker)
+        layers.append(Attempt(clock, self.timeouts, self._meter))
+        if any(rules.remembers for rules in self.rules.values()):
+            layers.append(Remember(self.memory))
+        layers.append(exercise)
+        return stack(layers, self.fetch)
+
+    def call(
+        self, features: Sequence[str] | str, entity_rows: EntityRows, *, full_feature_names: bool,
+        deadline_s: float | None, max_age_s: float | None, on_exhausted: str | None, request_id: str | None,
+    ) -> Call:
+        """Check a call and turn it into a request; RequestError is the caller's mistake."""
+        begun = self.clock.monotonic()
+        compiled = self._compile(features, full_feature_names)
+        entities = Entities(entity_rows)
+        keys, fans = self._keys(compiled, entities)
+        rules: Sequence[Rules] = compiled.rules
+        if max_age_s is not None or on_exhausted is not None:
+            rules = _overridden(rules, max_age_s, on_exhausted)
+        deadline = self.settings.policy.deadline_s if deadline_s is None else deadline_s
+        request = Request(
+            [Ask(*one) for one in zip(compiled.views, compiled.layouts, keys, strict=True)],
+            rules,
+            until=begun + deadline,
+            wall_us=int(self.clock.wall() * 1e6),
+            id=secrets.token_hex(16) if request_id is None else str(request_id),
+            defaults=compiled.defaults,
+        )
+        return Call(compiled, entities, request, fans, begun)
+
+    def response(self, call: Call, reading: Reading) -> Response:
+        """Make the answer; raises Exhausted where the caller wants to be told."""
+        compiled, wall_us = call.compiled, call.request.wall_us
+        answers = {
+            ask.view.name: ViewAnswer(ask, part, fan, wall_us)
+            for ask, part, fan in zip(call.request.asks, reading.parts, call.fans, strict=True)
+        }
+        response = Response(
+            wanted=compiled.wanted,
+            answers=answers,
+            entities=call.entities,
+            keys=_key_columns(compiled.views),
+            request_id=call.request.id,
+            wall_us=wall_us,
+            aliases=compiled.aliases,
+        )
+        response.elapsed_s = self.clock.monotonic() - call.begun
+        return response
+
+    def exhausted(self, call: Call, response: Response) -> Exhausted | None:
+        """The error to raise, if the caller wants to be told of rows nobody could serve."""
+        lost: dict[str, str] = {}
+        for rules, answer in zip(call.request.rules, response.answers.values(), strict=True):
+            rows = answer.part.exhausted
+            if rules.on_exhausted == "raise" and rows is not None and rows.any():
+                cause = Cause(int(answer.part.cause[rows][0])) if not isinstance(answer.part.cause, int) else Cause(answer.part.cause)
+                lost[answer.view.name] = f"{int(rows.sum())} of {len(rows)} rows: {cause.name.lower()}"
+        if not lost:
+            return None
+        told = "; ".join(f"view {view!r}: {how}" for view, how in lost.items())
+        return Exhausted(f"no source could serve {told}", response=response, causes=lost)
+
+    def _compile(self, features: Sequence[str] | str, full: bool) -> Compiled:  # noqa: FBT001 - part of a cache key
+        key = (features if isinstance(features, str) else tuple(features), full)
+        if (found := self._compiled.get(key)) is None:
+            found = compile_features(self.settings, self.layouts, self.rules, features, full=full)
+            if len(self._compiled) >= _MOST_COMPILED:
+                self._compiled.clear()
+            self._compiled[key] = found
+        return found
+
+    def _keys(self, compiled: Compiled, entities: Entities) -> tuple[list[Keys], tuple[Fan, ...]]:
+        made: dict[tuple[tuple[str, str], ...], tuple[Keys, Fan]] = {}
+        keys, fans = [], []
+        for view, key_of in zip(compiled.views, compiled.key_of, strict=True):
+            if (one := made.get(key_of)) is None:
+                columns = [entities.column(key.column, view) for key in view.join_keys]
+                encoded, inverse, nulls = encode_keys(view.join_keys, columns)
+                one = made[key_of] = encoded, Fan(entities.n, len(encoded), inverse, nulls)
+            keys.append(one[0])
+            fans.append(one[1])
+        return keys, tuple(fans)
+
+
+def refusal(settings: Settings) -> str:
+    """Why this installation may not inject, in words; nothing if it may."""
+    if not settings.chaos.enabled:
+        return f"{settings.name}: chaos.enabled: wanted true to inject faults, got false"
+    if not settings.is_armed:
+        return "FEATURECHAOS_CHAOS: wanted 'armed' in the environment to inject faults, got something else"
+    return ""
+
+
+def rules_of(settings: Settings, view: View) -> Rules:
+    """A view's policy as the layers read it."""
+    policy = settings.policies[view.name]
+    return Rules(
+        online=policy.online,
+        local=policy.local,
+        ttl_us=_us(view.ttl_s),
+        hard_us=_us(view.max_age_s),
+        on_missing=policy.on_missing,
+        on_expired=policy.on_expired,
+        on_exhausted=policy.on_exhausted,
+        remembers=policy.last_known is not None,
+    )
+
+
+def history_of(rules: Mapping[str, Rules]) -> dict[str, str]:
+    """The source that keeps dated rows of each view: the first local one."""
+    return {view: each.local[0] for view, each in rules.items() if each.local}
+
+
+def compile_features(
+    settings: Settings, layouts: Mapping[str, Layout], rules: Mapping[str, Rules], features: Sequence[str] | str,
+    *, full: bool,
+) -> Compiled:
+    """Read a list of references, or `service:NAME`; RequestError names what is wrong."""
+    references = _references(settings, features)
+    wanted = tuple(_wanted(settings, reference, full=full) for reference in references)
+    _refuse_collisions(wanted)
+    names = tuple(dict.fromkeys(one.view for one in wanted))
+    views = tuple(settings.views[name] for name in names)
+    aliases = {one.full: one.full for one in wanted} | {one.out: one.full for one in wanted}
+    return Compiled(
+        wanted=wanted,
+        views=views,
+        layouts=tuple(layouts[name] for name in names),
+        rules=tuple(rules[name] for name in names),
+        key_of=tuple(tuple((key.column, str(key.dtype)) for key in view.join_keys) for view in views),
+        aliases=aliases,
+        defaults=frozenset(one.view for one in wanted if one.feature.default is not None),
+    )
+
+
+def _references(settings: Settings, features: Sequence[str] | str) -> Sequence[str]:
+    if isinstance(features, str):
+        kind, _, name = features.partition(":")
+        if kind != "service" or name not in settings.services:
+            known = ", ".join(f"service:{name}" for name in settings.services) or "no services"
+            msg = f"features wants a list of 'view:feature', or a service; got {features!r} and the config has {known}"
+            raise RequestError(msg)
+        return settings.services[name]
+    if not features:
+        raise RequestError("features wants at least one 'view:feature', got an empty list")
+    return features
+
+
+def _wanted(settings: Settings, reference: object, *, full: bool) -> Wanted:
+    view_name, colon, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+    if not colon or not view_name or not name:
+        msg = f"features wants 'view:feature', got {reference!r}"
+        raise RequestError(msg)
+    view = settings.views.get(view_name)
+    if view is None:
+        msg = f"there is no view {view_name!r}; the config has {', '.join(settings.views)}"
+        raise RequestError(msg)
+    feature = view.feature.get(name)
+    if feature is None:
+        msg = f"view {view_name!r} has no feature {name!r}; it has {', '.join(view.feature)}"
+        raise RequestError(msg)
+    return Wanted(view_name, feature, f"{view_name}__{name}" if full else name)
+
+
+def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
+    by_out: dict[str, Wanted] = {}
+    for one in wanted:
+        if (other := by_out.get(one.out)) is None:
+            by_out[one.out] = one
+        elif other.full == one.full:
+            msg = f"features asks for {one.full!r} twice"
+            raise RequestError(msg)
+        else:
+            msg = f"features {other.full!r} and {one.full!r} share the name {one.out!r}; ask with full_feature_names=True"
+            raise RequestError(msg)
+
+
+def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: str | None) -> list[Rules]:
+    from dataclasses import replace
+
+    if on_exhausted not in (None, "default", "raise"):
+        msg = f"on_exhausted wants 'default' or 'raise', got {on_exhausted!r}"
+        raise RequestError(msg)
+    if max_age_s is not None and not max_age_s >= 0:
+        msg = f"max_age_s wants seconds of 0 or more, got {max_age_s!r}"
+        raise RequestError(msg)
+    tight = [tightened(each, _us(max_age_s)) for each in rules]
+    return tight if on_exhausted is None else [replace(each, on_exhausted=on_exhausted) for each in tight]
+
+
+def _key_columns(views: Sequence[View]) -> list[tuple[str, View]]:
+    columns: dict[str, View] = {}
+    for view in views:
+        for key in view.join_keys:
+            columns.setdefault(key.column, view)
+    return list(columns.items())
+
+
+def _us(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1e6)
