@@ -27,6 +27,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make .venv with everything in it (the other targets do this themselves)
+	@:
 
 $(READY): pyproject.toml constraints.txt
 	@$(call environment,$(VENV),constraints.txt,--editable '.[dev]')

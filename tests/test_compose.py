@@ -74,7 +74,9 @@ def test_every_service_says_when_it_is_well(services: dict[str, dict[str, Any]])
 
 
 def test_the_readme_lists_the_ports_of_the_file(root: Path, services: dict[str, dict[str, Any]]) -> None:
-    table = re.findall(r"^\| *`?([\w-]+)`? *\| *([\d, ]+)", section((root / "README.md").read_text(), "Docker"), re.M)
+    table = re.findall(
+        r"^\| *`?([\w-]+)`? *\| *([\d, ]+)", section((root / "README.md").read_text(), "Docker"), re.MULTILINE
+    )
     listed: dict[str, list[int]] = {}
     for name, ports in table:
         listed.setdefault(name, []).extend(int(port) for port in re.findall(r"\d+", ports))
@@ -133,7 +135,12 @@ def test_the_application_finds_what_it_asks_for(services: dict[str, dict[str, An
 
 def test_prometheus_scrapes_the_application(root: Path, services: dict[str, dict[str, Any]]) -> None:
     config = yaml.safe_load((root / "docker" / "prometheus.yml").read_text())
-    targets = [target for job in config["scrape_configs"] for each in job["static_configs"] for target in each["targets"]]
+    targets = [
+        target
+        for job in config["scrape_configs"]
+        for each in job["static_configs"]
+        for target in each["targets"]
+    ]
 
     assert targets == [f"app:{services['app']['environment']['METRICS_PORT']}"]
     assert inside(services["app"]) == [int(services["app"]["environment"]["METRICS_PORT"])]
