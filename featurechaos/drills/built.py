@@ -1,0 +1,63 @@
+"""Which parts of a drill file are not built yet: known, told by name, and never half done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from featurechaos.config.mistakes import Mistake, Path
+from featurechaos.drills.probes import OverlapAtK, Probe, ShadowDrops, TimeToAlarmS
+from featurechaos.drills.script import Script
+
+
+def must_be_built(script: Script) -> None:
+    """Refuse the first part of a script that nothing would carry out."""
+    for path, part, instead in _unbuilt(script):
+        raise Mistake(path, f"{part} is not built yet; {instead}")
+
+
+def _unbuilt(script: Script) -> Iterator[tuple[Path, str, str]]:
+    leave_out = "leave it out"
+    if script.target.kind != "local":
+        yield ("target", "kind"), f"kind {script.target.kind}", "kind local starts its own servers"
+    if script.load == "none":
+        yield ("load",), "a drill on real traffic", "give requests and rate_per_s"
+    if script.clock != "real":
+        yield ("clock",), f"the {script.clock} clock", "leave it out, or write real"
+    if script.exposure != "live":
+        yield ("exposure",), f"exposure {script.exposure}", "leave it out, or write live"
+    for key in ("window", "groups"):
+        if getattr(script, key) is not None:
+            yield (key,), key, leave_out
+    if script.model and not script.model.predict:
+        yield ("model", "predict"), "a model that is only named", "give predict as package.module:name"
+    for index, step in enumerate(script.method):
+        if step.ramp:
+            yield ("method", index, "ramp"), "ramp", leave_out
+    if script.report.notify:
+        yield ("report", "notify"), "notify", leave_out
+    if script.report.dir and "://" in script.report.dir:
+        yield ("report", "dir"), "a report at an address", "give a folder"
+    for path, probe in _probes(script):
+        if isinstance(probe, (OverlapAtK, ShadowDrops, TimeToAlarmS)):
+            yield (*path, "probe"), f"probe {probe.probe}", leave_out
+        for key in ("group", "against", "max_ratio"):
+            if getattr(probe, key) is not None:
+                yield (*path, key), key, "leave it out: there is one group"
+
+
+def _probes(script: Script) -> Iterator[tuple[Path, Probe]]:
+    lists = {
+        ("steady_state", "probes"): script.steady_state.probes,
+        ("guards",): script.guards,
+        ("expect", "during"): script.expect.during,
+    }
+    if not isinstance(script.expect.after, str):
+        lists["expect", "after"] = script.expect.after
+    for path, probes in lists.items():
+        for index, probe in enumerate(probes):
+            yield (*path, index), probe
+    for index, step in enumerate(script.method):
+        if step.check:
+            yield ("method", index), step.check
+    if script.recovery:
+        yield ("recovery",), script.recovery.check
