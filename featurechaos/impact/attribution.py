@@ -23,6 +23,8 @@ CLEAN_VIEW = "(clean)"
 
 _CAUSES = 16  # More than `Cause` has, so that a cause and an origin share one byte.
 
+_ONLINE = (Origin.PRIMARY, Origin.REPLICA)
+
 
 class Provenance(Protocol):
     """Where each row of one view came from: uint8 (n,) codes and a bool (n,) for rows a fault changed."""
@@ -64,7 +66,7 @@ class Group:
 
 def is_degraded(truth: Provenance) -> NDArray[np.bool_]:
     """Which rows of one view are degraded: not PRESENT from PRIMARY or REPLICA, and not NOT_FOUND."""
-    online = (truth.origin == Origin.PRIMARY) | (truth.origin == Origin.REPLICA)
+    online = np.isin(truth.origin, _ONLINE)
     healthy: NDArray[np.bool_] = (online & (truth.status == Status.PRESENT)) | (
         truth.status == Status.NOT_FOUND
     )
@@ -76,18 +78,38 @@ def attribute(response: Provenanced, *, keep: NDArray[np.bool_] | None = None) -
 
     Every row is in one group and no group is empty. `keep`, bool (n,), leaves the other rows out.
     """
+    if not len(response):
+        return
+    if (shared := _shared_code(response)) is not None:
+        if keep is None or keep.any():
+            yield Group(_blames(response.views, shared), None if keep is None else np.flatnonzero(keep))
+        return
     codes = _codes(response)
     everything = np.arange(len(codes)) if keep is None else np.flatnonzero(keep)
     codes = codes[everything]
-    if not len(codes):
-        return
-    if (codes == codes[0]).all():
-        yield Group(_blames(response.views, codes[0]), None if keep is None else everything)
-        return
     kinds, kind_of_row = np.unique(codes, axis=0, return_inverse=True)
     kind_of_row = kind_of_row.reshape(-1)  # numpy 2.0 keeps a dimension here.
     for kind, code in enumerate(kinds):
-        yield Group(_blames(response.views, code), everything[kind_of_row == kind])
+        yield Group(_blames(response.views, code.tolist()), everything[kind_of_row == kind])
+
+
+def _shared_code(response: Provenanced) -> list[int] | None:
+    """The codes all rows share, as a row of `_codes`; None where the rows of some view differ.
+
+    Almost every response is served one way throughout, and comparing bytes costs a tenth of the
+    numpy calls of the general case.
+    """
+    code, farthest = [], 0
+    for view in response.views:
+        truth = response.provenance(view)
+        facts = [column.tobytes() for column in (truth.origin, truth.status, truth.cause, truth.injected)]
+        if any(fact != fact[:1] * len(fact) for fact in facts):
+            return None
+        origin, status, cause, injected = (fact[0] for fact in facts)
+        is_healthy = (origin in _ONLINE and status == Status.PRESENT) or status == Status.NOT_FOUND
+        code.append(0 if is_healthy and not injected else 1 + origin * _CAUSES + cause)
+        farthest = max(farthest, origin)
+    return [*code, 0 if any(code) else farthest]
 
 
 def _codes(response: Provenanced) -> NDArray[np.uint8]:
@@ -104,10 +126,10 @@ def _codes(response: Provenanced) -> NDArray[np.uint8]:
     return codes
 
 
-def _blames(views: tuple[str, ...], code: NDArray[np.uint8]) -> tuple[Blame, ...]:
+def _blames(views: tuple[str, ...], code: list[int]) -> tuple[Blame, ...]:
     touched = [
         Blame(view, Cause((value - 1) % _CAUSES), Origin((value - 1) // _CAUSES))
-        for view, value in zip(views, code[:-1].tolist(), strict=True)
+        for view, value in zip(views, code[:-1], strict=True)
         if value
     ]
-    return tuple(touched) or (Blame(CLEAN_VIEW, Cause.NONE, Origin(int(code[-1]))),)
+    return tuple(touched) or (Blame(CLEAN_VIEW, Cause.NONE, Origin(code[-1])),)

@@ -44,7 +44,7 @@ class Block:
 
     Attributes:
         counts: int64 (201,), read-only: bins of the reference scores, of the served scores and of
-            |delta|, pairs by their two decisions, then the sums of delta, |delta| and delta**2 in
+            |delta|, pairs by their two decisions, then the sums of |delta|, delta and delta**2 in
             grid units. delta is served - reference.
         most: the largest |delta| in grid units. After a subtraction an upper bound, off by less
             than a bin: a maximum cannot be taken back.
@@ -57,6 +57,11 @@ class Block:
     @classmethod
     def empty(cls, kind: Kind = PROBABILITY) -> Block:
         return cls(kind, _frozen(np.zeros(_SIZE, np.int64)), 0)
+
+    @classmethod
+    def holding(cls, counts: NDArray[np.int64], *, most: int, kind: Kind) -> Block:
+        """A block around an array of counts, which is the block's from now on."""
+        return cls(kind, _frozen(counts), most)
 
     @classmethod
     def of(
@@ -79,27 +84,32 @@ class Block:
             RequestError: on lengths that differ, a score that is not finite or out of range, a
                 decision that is neither bool nor int >= 0.
         """
-        both, low = _side_by_side(served, reference, kind)
+        both = _side_by_side(served, reference)
         total = both.shape[1]
         if not total:
             return cls.empty(kind)
+        low, high = float(both.min()), float(both.max())
+        if not (low >= kind.low - kind.slack and high <= kind.high + kind.slack):  # Also true of NaN.
+            raise _out_of_range(both, kind)
         if kind.low:
             both -= kind.low
-        grid = np.empty((3, total), np.int64)
+        grid = np.empty((5, total), np.int64)  # Reference, served, |delta|, delta, delta**2.
         np.multiply(both, GRID / kind.width, out=grid[:2], casting="unsafe")  # Truncates: a bin is a floor.
-        delta = grid[1] - grid[0]
-        size = np.abs(delta, out=grid[2])
+        _, _, size, delta, square = grid
+        np.subtract(grid[1], grid[0], out=delta)
+        np.abs(delta, out=size)
+        np.multiply(size, size, out=square)
+        square >>= GRID_BITS  # Back to the grid before it is added, so that int64 holds 2**39 pairs.
         bins = np.empty((4, total), np.int64)
-        np.right_shift(grid, _TO_BIN, out=bins[:3])
-        np.minimum(bins[:3], BINS - 1, out=bins[:3])  # A score of exactly `high`, and the slack above it.
-        if low < kind.low:
-            np.maximum(bins[:3], 0, out=bins[:3])
-        bins[:3] += _OFFSETS
+        binned = bins[:3]
+        np.right_shift(grid[:3], _TO_BIN, out=binned)
+        if low < kind.low or high >= kind.high:  # A score of exactly `high`, and the slack.
+            np.clip(binned, 0, BINS - 1, out=binned)
+        binned += _OFFSETS
         _put_decisions(bins[3], decided_served, decided_reference)
         counts = np.empty(_SIZE, np.int64)
         counts[:_BINNED] = np.bincount(bins.ravel(), minlength=_BINNED)
-        # Each square is brought back to the grid before it is added, so that int64 holds 2**39 pairs.
-        counts[_SUMS] = np.add.reduce(delta), np.add.reduce(size), np.add.reduce(size * size >> GRID_BITS)
+        np.add.reduce(grid[2:], axis=1, out=counts[_SUMS])
         return cls(kind, _frozen(counts), int(size.max()))
 
     def observe(
@@ -201,12 +211,12 @@ class Block:
     @property
     def mean_delta(self) -> float:
         """Mean of served - reference, in the score's own units: the bias."""
-        return self._mean(0)
+        return self._mean(1)
 
     @property
     def mean_abs_delta(self) -> float:
         """Mean of |served - reference|, in the score's own units."""
-        return self._mean(1)
+        return self._mean(0)
 
     @property
     def rms_delta(self) -> float:
@@ -251,7 +261,7 @@ class Block:
 
     def to_dict(self) -> dict[str, Any]:
         """The counters as JSON values; `from_dict` gives an equal block back."""
-        delta, size, square = self.counts[_SUMS].tolist()
+        size, delta, square = self.counts[_SUMS].tolist()
         return {
             "kind": {"name": self.kind.name, "low": self.kind.low, "high": self.kind.high},
             "decided": list(self._decided),
@@ -270,7 +280,7 @@ class Block:
         try:
             kind = Kind(str(told["kind"]["name"]), float(told["kind"]["low"]), float(told["kind"]["high"]))
             bins = [told["reference_bins"], told["served_bins"], told["delta_bins"]]
-            parts = [*bins, told["decided"], [told["delta"], told["abs_delta"], told["square_delta"]]]
+            parts = [*bins, told["decided"], [told["abs_delta"], told["delta"], told["square_delta"]]]
             most = int(told["max_abs_delta"])
             counts = np.array([value for part in parts for value in part], dtype=np.int64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -282,8 +292,8 @@ class Block:
         return cls(kind, _frozen(counts), most)
 
 
-def _side_by_side(served: ArrayLike, reference: ArrayLike, kind: Kind) -> tuple[NDArray[np.float64], float]:
-    """Both scores checked, as a fresh float64 (2, n), reference first; and the least of them and `low`."""
+def _side_by_side(served: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Both scores as a fresh float64 (2, n), reference first."""
     try:
         both = np.array((reference, served), dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -293,16 +303,15 @@ def _side_by_side(served: ArrayLike, reference: ArrayLike, kind: Kind) -> tuple[
     if both.ndim != 2:
         msg = f"pairs want scores of one dimension, got shape {both.shape[1:]}"
         raise RequestError(msg)
-    low = float(np.minimum.reduce(both, axis=None, initial=kind.low))
-    high = float(np.maximum.reduce(both, axis=None, initial=kind.high))
-    if not (low >= kind.low - kind.slack and high <= kind.high + kind.slack):  # Also true of NaN.
-        side, row = np.argwhere(~kind.covers(both))[0]
-        msg = (
-            f"a score of kind {kind.name!r} is within {kind.low:g}..{kind.high:g}, "
-            f"got {both[side, row]} in row {row} of the {('reference', 'served')[side]} scores"
-        )
-        raise RequestError(msg)
-    return both, low
+    return both
+
+
+def _out_of_range(both: NDArray[np.float64], kind: Kind) -> RequestError:
+    side, row = np.argwhere(~kind.covers(both))[0]
+    return RequestError(
+        f"a score of kind {kind.name!r} is within {kind.low:g}..{kind.high:g}, "
+        f"got {both[side, row]} in row {row} of the {('reference', 'served')[side]} scores"
+    )
 
 
 def _put_decisions(into: NDArray[np.int64], served: NDArray[Any], reference: NDArray[Any]) -> None:

@@ -72,8 +72,9 @@ class ImpactMonitor:
         kind: what sort of number a score is; a probability unless said otherwise.
         most_queued_rows: bound of the queue; rows past it are counted `dropped`.
 
-    Thread-safe. A forked child starts with empty counters and its own thread, so that reports of
-    all processes add up without counting anything twice.
+    Thread-safe. Close it, or use it in a `with`: its thread keeps it alive. A forked child starts
+    with empty counters and its own thread, so that reports of all processes add up without
+    counting anything twice.
     """
 
     def __init__(
@@ -98,23 +99,25 @@ class ImpactMonitor:
         self._client, self._score, self._decide = client, scorer(predict), decider(threshold)
         self._sample_share, self._flip_budget = sample_share, flip_budget
         self._model, self._kind, self._most_queued_rows = model, kind, most_queued_rows
-        self._is_closed = False
-        self._begin()
+        self._begin(is_closed=False)
         _MONITORS.add(self)
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_closed: bool) -> None:
         """Start counting from nothing; again in a forked child, which has none of the parent's threads."""
         self._ledger = Ledger(self._kind)
         self._cusum = None if self._flip_budget is None else Cusum(self._flip_budget)
-        self._shadow = Shadow(self._pair, most_rows=self._most_queued_rows)
+        self._shadow = Shadow(self._pair, most_rows=self._most_queued_rows, is_closed=is_closed)
         self._logged: set[type[Exception]] = set()
 
     def predict(self, response: ResponseLike, **inputs: Any) -> Scores:
         """Score a response, (n,), and count it.
 
         `inputs` are request-time values that are not stored features; both scorings get the same.
-        The model's own errors fly; RequestError if it does not give one score a row.
+        An empty response gives no scores and does not ask the model. The model's own errors fly;
+        RequestError if it does not give one score a row.
         """
+        if not len(response):
+            return np.empty(0)
         scores = self._score(response, inputs)
         self._take(response, scores, inputs)
         return scores
@@ -132,7 +135,6 @@ class ImpactMonitor:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Flush, then stop the thread; rows not done by then are `dropped`. Reports stay readable."""
-        self._is_closed = True
         self._ledger.count(dropped=self._shadow.close(timeout_s))
 
     def __enter__(self) -> ImpactMonitor:
@@ -161,9 +163,10 @@ class ImpactMonitor:
         if not is_sampled(response.request_id, self._sample_share):
             self._ledger.count(predictions=rows)
             return
+        self._ledger.count(predictions=rows, sampled=rows)  # First: no report has more pairs than samples.
         job = _Job(response, scores.copy(), _kept(inputs), _running_loop())
-        is_queued = not self._is_closed and self._shadow.submit(job, rows=rows)
-        self._ledger.count(predictions=rows, sampled=rows, dropped=0 if is_queued else rows)
+        if not self._shadow.submit(job, rows=rows):
+            self._ledger.count(dropped=rows)
 
     def _pair(self, job: _Job) -> None:
         """Score one response again and count the pairs. Runs on the shadow's thread; never raises."""
@@ -265,7 +268,7 @@ _MONITORS: weakref.WeakSet[ImpactMonitor] = weakref.WeakSet()
 
 def _begin_again() -> None:
     for monitor in list(_MONITORS):
-        monitor._begin()  # noqa: SLF001 - the same file
+        monitor._begin(is_closed=monitor._shadow.is_closed)  # noqa: SLF001 - the same file
 
 
 os.register_at_fork(after_in_child=_begin_again)

@@ -84,7 +84,7 @@ class Pairs:
     def of(cls, scored: Scored, groups: Iterable[Group], *, model: str, kind: Kind = PROBABILITY) -> Pairs:
         """Count the pairs of one response; RequestError as `Block.of`."""
         parts = [_of_group(scored.block(kind, group.rows), group.blames, model) for group in groups]
-        return reduce(Pairs.__add__, parts, cls(Block.empty(kind)))
+        return reduce(Pairs.__add__, parts) if parts else cls(Block.empty(kind))
 
     def __add__(self, other: Pairs) -> Pairs:
         return Pairs(
@@ -174,37 +174,75 @@ class Tally:
     dropped: int = 0
     failed: int = 0
 
+    def add(self, more: Tally | Pairs) -> None:
+        self.predictions += more.predictions
+        self.sampled += more.sampled
+        self.unpaired += more.unpaired
+        self.dropped += more.dropped
+        self.failed += more.failed
+
 
 class Ledger:
-    """The one place pairs are added up; safe to share between threads."""
+    """The one place pairs are added up, in place; safe to share between threads."""
 
-    __slots__ = ("_lock", "_pairs", "_tally")
+    __slots__ = ("_causes", "_keyed", "_kind", "_lock", "_origins", "_tally", "_total")
 
     def __init__(self, kind: Kind = PROBABILITY) -> None:
         self._lock = threading.Lock()
-        self._pairs = Pairs(Block.empty(kind))
+        self._kind = kind
+        self._total = _Running(kind)
+        self._keyed: dict[PairKey, _Running] = {}
+        self._origins: dict[Origin, _Running] = {}
+        self._causes: dict[Cause, _Running] = {}
         self._tally = Tally()
 
     def add(self, more: Pairs) -> None:
         with self._lock:
-            self._pairs += more
+            self._tally.add(more)
+            self._total.add(more.total)
+            self._add_to(self._keyed, more.keyed)
+            self._add_to(self._origins, more.origins)
+            self._add_to(self._causes, more.causes)
+
+    def _add_to(self, ours: dict[_K, _Running], theirs: Mapping[_K, Block]) -> None:
+        for key, block in theirs.items():
+            if key not in ours:
+                ours[key] = _Running(self._kind)
+            ours[key].add(block)
 
     def count(
         self, *, predictions: int = 0, sampled: int = 0, unpaired: int = 0, dropped: int = 0, failed: int = 0
     ) -> None:
         """Count rows only: this one runs on the request path, so it touches no array."""
         with self._lock:
-            tally = self._tally
-            tally.predictions += predictions
-            tally.sampled += sampled
-            tally.unpaired += unpaired
-            tally.dropped += dropped
-            tally.failed += failed
+            self._tally.add(Tally(predictions, sampled, unpaired, dropped, failed))
 
     def snapshot(self) -> Pairs:
         """Everything so far, as a value that no longer changes."""
         with self._lock:
-            return self._pairs + Pairs(Block.empty(self._pairs.total.kind), **asdict(self._tally))
+            return Pairs(
+                self._total.block(),
+                {key: running.block() for key, running in self._keyed.items()},
+                {key: running.block() for key, running in self._origins.items()},
+                {key: running.block() for key, running in self._causes.items()},
+                **asdict(self._tally),
+            )
+
+
+class _Running:
+    """A block that is added to in place: a third of the cost of making a new one each time."""
+
+    __slots__ = ("_counts", "_kind", "_most")
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind, self._counts, self._most = kind, Block.empty(kind).counts.copy(), 0
+
+    def add(self, block: Block) -> None:
+        self._counts += block.counts
+        self._most = max(self._most, block.most)
+
+    def block(self) -> Block:
+        return Block.holding(self._counts.copy(), most=self._most, kind=self._kind)
 
 
 def _of_group(block: Block, blames: tuple[Blame, ...], model: str) -> Pairs:

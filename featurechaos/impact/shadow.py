@@ -19,18 +19,25 @@ class Shadow(Generic[T]):
     `work` must not raise.
     """
 
-    def __init__(self, work: Callable[[T], None], *, most_rows: int, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        work: Callable[[T], None],
+        *,
+        most_rows: int,
+        is_closed: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
         self._work, self._most_rows, self._clock = work, most_rows, clock or SystemClock()
         self._change = threading.Condition()
         self._jobs: deque[tuple[T, int]] = deque()
         self._rows = 0
         self._thread: threading.Thread | None = None
-        self._is_closed = False
+        self.is_closed = is_closed
 
     def submit(self, job: T, *, rows: int) -> bool:
         """Put a job in the queue; False, and nothing kept, when it is full or closed."""
         with self._change:
-            if self._is_closed or self._rows + rows > self._most_rows:
+            if self.is_closed or self._rows + rows > self._most_rows:
                 return False
             self._jobs.append((job, rows))
             self._rows += rows
@@ -50,7 +57,7 @@ class Shadow(Generic[T]):
         until = self._clock.monotonic() + timeout_s
         self.flush(timeout_s)
         with self._change:
-            self._is_closed = True
+            self.is_closed = True
             left = sum(rows for _job, rows in self._jobs)
             self._jobs.clear()
             self._rows -= left
@@ -63,7 +70,7 @@ class Shadow(Generic[T]):
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._jobs or self._is_closed)
+                self._change.wait_for(lambda: self._jobs or self.is_closed)
                 if not self._jobs:
                     return
                 job, rows = self._jobs.popleft()

@@ -205,6 +205,16 @@ def test_only_the_clean_rows_of_a_reference_are_paired(make: Make) -> None:
     assert (report.pairs, report.flips, report.unpaired) == (2, 1, 1)
 
 
+def test_an_empty_response_has_no_scores_and_asks_no_model(make: Make) -> None:
+    def picky(_response: Answer) -> NDArray[np.float64]:
+        raise ValueError("found array with 0 samples")
+
+    monitor = make(predict=picky)
+
+    assert monitor.predict(snapshot()).shape == (0,)
+    assert settled(monitor).predictions == 0
+
+
 def test_share_zero_pairs_nothing_and_still_counts_predictions(make: Make) -> None:
     monitor = make(sample_share=0.0)
 
@@ -519,6 +529,20 @@ def test_a_forked_child_counts_from_nothing_on_its_own_thread(make: Make) -> Non
     assert (child.predictions, child.pairs, child.flips) == (2, 2, 1)
     both = parent + child
     assert (both.predictions, both.pairs, both.flips, both.models) == (3, 3, 2, ("default",))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_closed_monitor_stays_closed_in_a_forked_child(make: Make) -> None:
+    monitor = make()
+    monitor.close()
+
+    pid = os.fork()
+    if not pid:
+        monitor.predict(snapshot(0.2))
+        os._exit(monitor.report().dropped)
+    _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 1
 
 
 def test_threads_share_a_monitor(make: Make) -> None:
