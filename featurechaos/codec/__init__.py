@@ -9,7 +9,8 @@
     16      8     event time, int64 microseconds UTC
     24      8     own: the hash of the row's key values
     32      8     checksum
-    40      ..    null bitmap (bit i of byte i//8: feature i in declared order is null), padded to 8, at least 8
+    40      ..    null bitmap (bit i of byte i//8: feature i in declared order is null), padded to 8 and
+                  never empty
     ..      ..    fixed-width columns: for 8, 4 and then 1 byte types, scalars type by type (int64, float64,
                   timestamp; int32, float32; bool), then vectors; in declared order, padded to 8 at the end
     ..      ..    tail, if the layout has any string, bytes or list: one u32 end a variable feature

@@ -24,6 +24,8 @@ _FLOATS: Final = frozenset({float, np.float64, np.float32})
 _PLAIN_FLOATS: Final = _FLOATS | _INTEGERS | {type(None)}
 _NUMBERS: Final = (int, float, np.integer, np.floating, np.bool_, Decimal)
 _FINER: Final = frozenset({"us", "ns", "ps", "fs", "as", "generic"})
+DURATIONS: Final[tuple[type, ...]] = (np.timedelta64,)
+"""numpy counts these among its integers; we don't."""
 _BOUNDS: Final = {
     np.dtype(kind): (int(np.iinfo(kind).min), int(np.iinfo(kind).max)) for kind in (np.int32, np.int64)
 }
@@ -35,7 +37,7 @@ _WANTED: Final = {
 
 
 class Misfit(Exception):
-    """One value isn't of its dtype: where it stands in what was looked at, and what is wrong, if not plain."""
+    """One value isn't of its dtype: where it stands in what was looked at, and what it is."""
 
     def __init__(self, at: int, got: str) -> None:
         super().__init__(got)
@@ -83,7 +85,7 @@ def scalars(
 
 
 def vectors(dtype: DType, values: NDArray[Any] | list[Any], mask: Mask) -> tuple[NDArray[Any], Mask]:
-    """Values of a vector dtype as (n, dim); a cell that is missing as a whole is null, NaN inside one stays."""
+    """Values of a vector dtype as (n, dim); a cell missing as a whole is null, NaN inside one stays."""
     n, dim = len(values), dtype.dim or 1
     if isinstance(values, np.ndarray) and values.ndim == 2:
         if values.shape[1] != dim:
@@ -161,7 +163,7 @@ def _from_list(base: str, values: list[Any], mask: Mask) -> tuple[NDArray[Any], 
 
 
 def _each(values: list[Any], one: Callable[[Any], Any], dtype: type[Any]) -> NDArray[Any]:
-    """An array of what `one` makes of each value; TypeError, ValueError or OverflowError there is a Misfit."""
+    """An array of what `one` makes of each value; what it can't make is a Misfit."""
     made = np.empty(len(values), dtype)
     for at, value in enumerate(values):
         try:
@@ -177,7 +179,7 @@ def _date(value: Any) -> int:
 
 def _number(one: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def made(value: Any) -> Any:
-        if not isinstance(value, _NUMBERS) or isinstance(value, np.timedelta64):
+        if not isinstance(value, _NUMBERS) or isinstance(value, DURATIONS):
             raise TypeError
         return one(value)
 

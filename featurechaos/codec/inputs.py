@@ -40,7 +40,9 @@ def unwrapped(values: Any, *, place: str) -> Column:
     """The same for a column of any length."""
     if isinstance(values, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(values)
-        return _shaped(np.asarray(values.data), mask.any(axis=tuple(range(1, values.ndim))), place)
+        return _shaped(
+            np.asarray(values.data), np.asarray(mask.any(axis=tuple(range(1, values.ndim))), np.bool_), place
+        )
     if isinstance(values, np.ndarray):
         return _shaped(values, None, place)
     if isinstance(values, (list, tuple)):
@@ -60,13 +62,13 @@ def is_null(value: Any) -> bool:
     """Whether one Python value stands for nothing: None, NaN, NaT, pandas.NA or a masked cell."""
     if value is None:
         return True
-    if isinstance(value, _MAY_BE_NAN) and value != value:
+    if isinstance(value, _MAY_BE_NAN) and value != value:  # noqa: PLR0124 -- what NaN and NaT have in common
         return True
     return type(value).__name__ in _NOTHING_BY_NAME
 
 
 def shown(value: Any) -> str:
-    """A value as it may stand in a message: its repr, cut short, and its type where that could be mistaken."""
+    """A value as it may stand in a message: its repr, cut short, and its type unless that is plain."""
     said = repr(value)
     said = said if len(said) <= 60 else said[:57] + "..."
     return said if isinstance(value, (str, bytes, int, float)) else f"{said} ({type(value).__name__})"
@@ -79,7 +81,7 @@ def _shaped(array: NDArray[Any], mask: Mask, place: str) -> Column:
 
 
 def _from_arrow(values: Any) -> Column:
-    """An Array or ChunkedArray; integers are filled first, since pyarrow turns ints with nulls into floats."""
+    """An Array or ChunkedArray; filled first, since pyarrow makes floats of ints with nulls."""
     kind = str(values.type)
     if kind in _ARROW_NUMBERS:
         if not values.null_count:

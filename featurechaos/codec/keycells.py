@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec.cells import Misfit, microseconds, scalars
+from featurechaos.codec.cells import DURATIONS, Misfit, microseconds, scalars
 from featurechaos.codec.inputs import Mask, is_null, shown
 
 NEWLINE: Final = b"\n"
@@ -43,7 +43,7 @@ def integers(dtype: str, bound: int, values: NDArray[Any] | list[Any], mask: Mas
         return _from_integers(dtype, bound, values, mask)
     if isinstance(values, np.ndarray) and values.dtype.kind == "M" and dtype == "timestamp":
         return _from_dates(values, mask)
-    plain = list(values) if isinstance(values, np.ndarray) and values.dtype.kind in "mM" else list(values)
+    plain = list(values)
     if mask is None and dtype != "timestamp" and set(map(type, plain)) == {int}:
         if plain and (min(plain) < -bound or max(plain) >= bound):
             row = next(row for row, value in enumerate(plain) if not -bound <= value < bound)
@@ -56,7 +56,7 @@ def texts(dtype: str, values: NDArray[Any] | list[Any], mask: Mask) -> tuple[lis
     """Values of a string or bytes key, percent-encoded; empty where null."""
     plain = values if isinstance(values, list) else values.tolist()
     if mask is None and dtype == "string":
-        quick = _plain_text(plain)
+        quick = plain_text(plain)
         if quick is not None:
             return quick, None
     kind = str if dtype == "string" else bytes
@@ -73,7 +73,7 @@ def texts(dtype: str, values: NDArray[Any] | list[Any], mask: Mask) -> tuple[lis
     return encoded, missing if missing.any() else None
 
 
-def _plain_text(values: list[Any]) -> list[bytes] | None:
+def plain_text(values: list[Any]) -> list[bytes] | None:
     """Strings of safe characters only, the usual case, in a handful of calls; None if any is not."""
     try:
         joined = "\n".join(values)
@@ -140,7 +140,7 @@ def _integer(value: Any) -> int:
             raise ValueError
         return int(value)
     is_number = isinstance(value, (int, float, np.integer, np.floating, Decimal))
-    if not is_number or isinstance(value, (bool, np.timedelta64)):
+    if not is_number or isinstance(value, (bool, *DURATIONS)):
         raise TypeError
     if int(value) != value:
         raise ValueError

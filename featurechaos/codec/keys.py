@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurechaos.codec.hashing import MOST_ID_BYTES, hash_ids, spread, spread_one
-from featurechaos.codec.keycells import NEWLINE, Bad, integers, texts
 from featurechaos.codec.inputs import unwrapped
+from featurechaos.codec.keycells import NEWLINE, Bad, integers, plain_text, texts
 from featurechaos.errors import RequestError
 from featurechaos.model import JoinKey
 
@@ -73,27 +73,33 @@ def encode_keys(join_keys: Sequence[JoinKey], columns: Sequence[Sequence[Any] | 
     Raises:
         RequestError: naming the key, the row and what came.
     """
-    first, column = join_keys[0], columns[0]
     if len(join_keys) > 1:
         return _composite(join_keys, columns)
-    if first.dtype.name in _TEXTUAL:
-        return _of_texts(join_keys, [column])
-    bound = _BOUND[first.dtype.name]
-    # One entity in plain ints: numpy would cost ten times as much.
+    if len(columns[0]) == 1 and (key := _one(join_keys[0], columns[0])):
+        return key, None, None
+    if join_keys[0].dtype.name in _TEXTUAL:
+        return _of_texts(join_keys, columns)
+    return _of_integers(join_keys[0], columns[0])
+
+
+def _one(key: JoinKey, column: Any) -> Keys | None:
+    """One plain int or str in plain ints, where numpy would cost ten times as much; else None."""
+    value, dtype = column[0] if type(column) is list else None, key.dtype.name
+    if type(value) is int and dtype in {"int32", "int64"} and -_BOUND[dtype] <= value < _BOUND[dtype]:
+        own = np.array([spread_one(value)], np.uint64)
+        return Keys([b"%d" % value], own, own)
     if (
-        len(column) == 1
-        and type(column) is list
-        and type(value := column[0]) is int
-        and first.dtype.name != "timestamp"
+        type(value) is str
+        and dtype == "string"
+        and len(value) <= MOST_ID_BYTES
+        and (ids := plain_text(column))
     ):
-        if -bound <= value < bound:
-            own = np.array([spread_one(value)], np.uint64)
-            return Keys([b"%d" % value], own, own), None, None
-    return _of_integers(first, column, bound)
+        return Keys(ids, hash_ids(ids))
+    return None
 
 
-def _of_integers(key: JoinKey, column: Any, bound: int) -> Encoded:
-    values, missing = _cells(key, column, bound)
+def _of_integers(key: JoinKey, column: Any) -> Encoded:
+    values, missing = _cells(key, column)
     plain = (
         values
         if missing is None
@@ -135,14 +141,14 @@ def _part(key: JoinKey, column: Any) -> tuple[list[bytes], NDArray[np.bool_] | N
             return texts(key.dtype.name, given, mask)
         except Bad as bad:
             raise _named(key, bad) from None
-    values, missing = _cells(key, column, _BOUND[key.dtype.name])
+    values, missing = _cells(key, column)
     return _decimal(values), missing
 
 
-def _cells(key: JoinKey, column: Any, bound: int) -> tuple[list[int], NDArray[np.bool_] | None]:
+def _cells(key: JoinKey, column: Any) -> tuple[list[int], NDArray[np.bool_] | None]:
     given, mask = unwrapped(column, place=f"key {key.column!r}")
     try:
-        return integers(key.dtype.name, bound, given, mask)
+        return integers(key.dtype.name, _BOUND[key.dtype.name], given, mask)
     except Bad as bad:
         raise _named(key, bad) from None
 

@@ -156,6 +156,22 @@ class Layout:
         return 4 * len(self.variable)
 
     @cached_property
+    def whole_elements(self) -> NDArray[np.int64]:
+        """int64, one a variable feature: the bits that are zero in the size of its values."""
+        kinds = (feature.dtype.element for feature in self.variable)
+        return np.array([kind.itemsize - 1 if kind.kind != "O" else 0 for kind in kinds], np.int64)
+
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether some value wants more of its bytes than their number: UTF-8, or ends of its own."""
+        return any(feature.dtype.base == "string" for feature in self.variable) or self.has_nested
+
+    @cached_property
+    def has_nested(self) -> bool:
+        """Whether some feature is a list of strings or bytes, which have ends of their own."""
+        return any(feature.dtype.is_list and feature.dtype.element.kind == "O" for feature in self.variable)
+
+    @cached_property
     def least_bytes(self) -> int:
         """Bytes of the shortest row."""
         return (8 * self.words + self.ends_bytes + 7) & ~7
@@ -234,7 +250,7 @@ def _columns_at(features: Iterable[Feature]) -> int:
 
 
 def _placed(features: tuple[Feature, ...]) -> Iterator[Spot]:
-    """Every feature's place: runs of 8, 4 and 1 byte types, scalars by type and then vectors; then the tail's."""
+    """Every feature's place: 8, 4 and 1 byte types, scalars by type and then vectors; then the tail's."""
     bits = {feature.name: bit for bit, feature in enumerate(features)}
     offset = 8 * _columns_at(features)
     for bases in _SCALAR_RUNS:

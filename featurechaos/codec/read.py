@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from featurechaos.codec import tails
 from featurechaos.codec.convert import conversion
-from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ROW, constant, ragged_sums
+from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ROW, constant, padded, sums
 from featurechaos.codec.layout import (
     HEADER,
     HEADER_BYTES,
@@ -22,6 +21,7 @@ from featurechaos.codec.layout import (
     VERSION,
     Layout,
     Words,
+    head,
 )
 from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
@@ -78,9 +78,9 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
     """
     if layout.has_tail:
         raise ValueError(f"rows of {layout!r} vary in length: decode them")
-    sums = words.view(np.uint32) @ layout.multipliers
-    sums += own
-    intact = found & (sums == np.uint64(-layout.constant & MASK)) & (words[:, 0] == layout.base_row[0])
+    total = words.view(np.uint32) @ layout.multipliers
+    total += own
+    intact = found & (total == np.uint64(-layout.constant & MASK)) & (words[:, 0] == layout.base_row[0])
     if intact.all():
         return Rows(layout, words, _FRESH)
     words[~intact] = layout.blank
@@ -102,20 +102,19 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
     if len(flat) != 8 * layout.words * n:
         return None
     words = np.frombuffer(flat, np.uint64).reshape(n, layout.words)
-    sums = words.view(np.uint32) @ layout.multipliers
+    total = words.view(np.uint32) @ layout.multipliers
     # Comparing bytes: two calls fewer than comparing arrays, for each of the two tests.
-    if (sums + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
+    if (total + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
         return None
     return Rows(layout, words, _FRESH, blobs=blobs)  # type: ignore[arg-type]
 
 
 def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
-    try:
-        lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))  # type: ignore[arg-type]
-    except TypeError:
-        return None
     if not len(blobs):
         return Rows(layout, np.empty((0, layout.words), np.uint64), _FRESH, blobs=[])
+    if set(map(type, blobs)) != {bytes}:
+        return None
+    lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))  # type: ignore[arg-type]
     if (lengths & 7).any() or lengths.min() < layout.least_bytes or lengths.max() > MOST_ROW_BYTES:
         return None
     words, intact = _with_tails(blobs, own, lengths, layout)  # type: ignore[arg-type]
@@ -125,21 +124,31 @@ def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], la
 def _with_tails(
     blobs: Sequence[bytes], own: NDArray[np.uint64], lengths: NDArray[np.int64], layout: Layout
 ) -> tuple[Words, NDArray[np.bool_]]:
-    """Fixed parts and what is intact, of at least one row; lengths are multiples of 8 within the layout's bounds."""
-    flat = np.frombuffer(b"".join(blobs), np.uint64)
-    ends = np.cumsum(lengths >> 3)
-    words = flat[(ends - (lengths >> 3))[:, None] + np.arange(layout.words)]
-    flat32 = flat.view(np.uint32)
-    sums = ragged_sums(flat32, lengths >> 2)
-    intact = sums + own == np.uint64(-layout.constant & MASK)
-    least = layout.base_row[0] & np.uint64(0xFFFFFFFF)
-    intact &= words[:, 0] == (lengths.view(np.uint64) << np.uint64(32) | least)
-    if intact.all():
-        return words, tails.sound(layout, blobs, flat32, lengths)
-    for at in np.flatnonzero(intact).tolist():
-        one = np.frombuffer(blobs[at], np.uint32)
-        intact[at] = tails.sound(layout, [blobs[at]], one, lengths[at : at + 1])[0]
+    """Fixed parts and what is intact, of at least one row; lengths are multiples of 8 within bounds."""
+    if len(blobs) == 1:
+        return _one_with_tail(blobs[0], own, layout)
+    words = np.empty((len(blobs), layout.words), np.uint64)
+    intact = np.empty(len(blobs), np.bool_)
+    for which, matrix in padded(blobs, lengths):
+        some = blobs if isinstance(which, slice) else [blobs[at] for at in which.tolist()]
+        found = matrix @ ROW[: matrix.shape[1]]
+        found += own[which]
+        good = found == np.uint64(-layout.constant & MASK)
+        # In 32-bit words: magic, version and flags, then the length.
+        good &= (matrix[:, 0] == layout.base_row.view(np.uint32)[0]) & (matrix[:, 1] == lengths[which])
+        good &= tails.sound(layout, some, matrix)
+        words[which], intact[which] = matrix[:, : 2 * layout.words].view(np.uint64), good
     return words, intact
+
+
+def _one_with_tail(blob: bytes, own: NDArray[np.uint64], layout: Layout) -> tuple[Words, NDArray[np.bool_]]:
+    """One row with plain ints: a seventh of what the matrix costs."""
+    row = np.frombuffer(blob, np.uint32)
+    held = int(row @ ROW[: len(row)]) + int(own[0]) + layout.constant & MASK == 0
+    is_good = held and blob[:8] == head(layout.flags, len(blob)).to_bytes(8, "little")
+    width = 8 * layout.words
+    words = np.frombuffer(bytearray(blob[:width]), np.uint64).reshape(1, layout.words)
+    return words, np.array([is_good and tails.is_sound(layout, blob[width:])])
 
 
 def _sorted_out(
@@ -169,7 +178,7 @@ def _sorted_out(
 
 
 def _by_kind(blobs: Sequence[bytes]) -> dict[tuple[int, bool], list[int]]:
-    """Where the well-formed rows are, by (schema hash, whether a tombstone); every length is legal after this."""
+    """Where the well-formed rows are, by (schema hash, whether a tombstone); lengths are legal after this."""
     kinds: dict[tuple[int, bool], list[int]] = {}
     for at, blob in enumerate(blobs):
         size = len(blob) if isinstance(blob, bytes) else 0
@@ -186,11 +195,8 @@ def _by_kind(blobs: Sequence[bytes]) -> dict[tuple[int, bool], list[int]]:
 
 def _sums_hold(blobs: list[bytes], own: NDArray[np.uint64], schema: int) -> NDArray[np.bool_]:
     """bool (n,): whether rows of any lengths are intact and these keys' under a schema hash."""
-    flat = np.frombuffer(b"".join(blobs), np.uint32)
     lengths = np.fromiter(map(len, blobs), np.int64, len(blobs))
-    held: NDArray[np.bool_] = ragged_sums(flat, lengths >> 2) + own == np.uint64(
-        -constant(schema, VERSION) & MASK
-    )
+    held: NDArray[np.bool_] = sums(blobs, lengths) + own == np.uint64(-constant(schema, VERSION) & MASK)
     return held
 
 
@@ -222,8 +228,8 @@ def _restore(
         good = Rows(read, words, _FRESH, blobs=some).take(intact)
     else:
         words = np.frombuffer(b"".join(some), np.uint64).reshape(len(some), read.words)
-        sums = words.view(np.uint32) @ read.multipliers
-        intact = (sums + own[chosen] == np.uint64(-read.constant & MASK)) & (words[:, 0] == read.base_row[0])
+        total = words.view(np.uint32) @ read.multipliers
+        intact = (total + own[chosen] == np.uint64(-read.constant & MASK)) & (words[:, 0] == read.base_row[0])
         good = Rows(read, words, _FRESH).take(intact)
     if len(good):
         rows.put(index[chosen[intact]], convert(good), np.arange(len(good)))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from featurechaos.codec.layout import BITMAP_AT, HEADER_BYTES, TIME_AT, Layout, Run, Spot, Words
 from featurechaos.codec.tails import cells
-from featurechaos.model import Verdict
 
 Index = NDArray[np.intp] | NDArray[np.bool_] | Sequence[int]
 
@@ -123,8 +122,9 @@ class Rows:
 
 
 def column(rows: Rows, feature: str) -> NDArray[Any]:
-    """One feature's values, (n,) or (n, dim), dtype as declared, C order, ours to write; null is NaN, NaT, 0, False or None.
+    """One feature's values, (n,) or (n, dim), dtype as declared, C order, ours to write.
 
+    A null cell, and a row without a value, is NaN, NaT, 0, False or None.
     Values of string, bytes and lists come in an object array of str, bytes and Python lists (of Python
     numbers, or of datetime64[us] for timestamps). Asking again gives the same array.
     """

@@ -6,7 +6,9 @@ A list of fixed-width elements is their bytes. A list of strings or bytes is a u
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -32,34 +34,51 @@ def made(cells: Sequence[list[bytes]], fixed_bytes: int) -> list[bytes]:
     ]
 
 
-def sound(
-    layout: Layout, blobs: Sequence[bytes], flat: NDArray[np.uint32], lengths: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """bool (n,): whether every value of each tail can be read without looking again.
+def sound(layout: Layout, blobs: Sequence[bytes], words: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """bool (n,): whether every value of each row's tail can be read without looking again.
 
     Args:
-        flat: all rows' 32-bit words, end to end; at least `layout.least_bytes` a row.
-        lengths: int64 (n,), bytes of each row.
+        words: uint32 (n, ..), the rows padded with zeros to the longest; at least `layout.least_bytes` each.
     """
-    count, fixed = len(layout.variable), 2 * layout.words
-    stops = np.cumsum(lengths >> 2)
-    starts = stops - (lengths >> 2)
-    ends = flat[starts[:, None] + np.arange(fixed, fixed + count)].astype(np.int64)
-    ok: NDArray[np.bool_] = ((8 * layout.words + layout.ends_bytes + ends[:, -1] + 7) & ~7) == lengths
-    sizes = np.diff(ends, axis=1, prepend=0)
-    ok &= (sizes >= 0).all(axis=1)
-    ok &= ((sizes & _remainders(layout)) == 0).all(axis=1)
-    texts = [
-        feature.dtype
-        for feature in layout.variable
-        if feature.dtype.base == "string" or feature.dtype.element.kind == "O"
-    ]
-    if texts:
-        nested = any(dtype.is_list for dtype in texts)
-        suspects = ok if nested else ok & _beyond_ascii(flat, starts + fixed + count, stops)
+    count, begin = len(layout.variable), 2 * layout.words
+    ends = words[:, begin : begin + count].astype(np.int64)
+    ok: NDArray[np.bool_] = (ends[:, -1] + (8 * layout.words + layout.ends_bytes + 7)) >> 3 == words[
+        :, 1
+    ] >> 3
+    sizes = ends
+    if count > 1:
+        sizes = ends.copy()
+        sizes[:, 1:] -= ends[:, :-1]
+        ok &= (sizes >= 0).all(axis=1)
+    if layout.whole_elements.any():
+        ok &= ((sizes & layout.whole_elements) == 0).all(axis=1)
+    if layout.has_text:
+        # Plain ASCII needs no second look, unless it is the ends of a list inside a value.
+        suspects = (
+            ok if layout.has_nested else ok & ((words[:, begin + count :] & _HIGH_BITS) != 0).any(axis=1)
+        )
         for at in np.flatnonzero(suspects).tolist():
-            ok[at] = _readable(layout, blobs[at][8 * layout.words :], ends[at].tolist())
+            ok[at] = is_sound(layout, blobs[at][8 * layout.words :])
     return ok
+
+
+def is_sound(layout: Layout, tail: bytes) -> bool:
+    """The same for one row, in plain Python; the tail is at least as long as its ends."""
+    size, begin = layout.ends_bytes, 0
+    for feature, end in zip(layout.variable, _ends(tail, size), strict=True):
+        remainder = feature.dtype.element.itemsize - 1 if feature.dtype.element.kind != "O" else 0
+        if end < begin or end > len(tail) - size or (end - begin) & remainder:
+            return False
+        try:
+            _check(feature.dtype, tail[size + begin : size + end])
+        except ValueError:
+            return False
+        begin = end
+    return 0 <= len(tail) - size - begin < 8
+
+
+def _ends(tail: bytes, size: int) -> tuple[int, ...]:
+    return struct.unpack_from(f"<{size // 4}I", tail)
 
 
 def cells(tails: list[bytes], at: int, *, layout: Layout, nulls: NDArray[np.bool_]) -> NDArray[Any]:
@@ -75,42 +94,12 @@ def cells(tails: list[bytes], at: int, *, layout: Layout, nulls: NDArray[np.bool
     return np.fromiter(values, np.dtype(object), len(values))
 
 
-def _remainders(layout: Layout) -> NDArray[np.int64]:
-    """What must be zero in the size of each feature's values: whole elements only."""
-    dtypes = (feature.dtype for feature in layout.variable)
-    return np.array(
-        [dtype.element.itemsize - 1 if dtype.element.kind != "O" else 0 for dtype in dtypes], np.int64
-    )
-
-
-def _beyond_ascii(
-    flat: NDArray[np.uint32], starts: NDArray[np.int64], stops: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """bool (n,), True where a row's values hold a byte above 0x7f; sometimes True of a row without values."""
-    bounds = np.empty(2 * len(starts), np.int64)
-    bounds[0::2], bounds[1::2] = starts, stops
-    # The last row may have no values, and nothing after it to point at.
-    seen = np.bitwise_or.reduceat(flat, np.minimum(bounds[:-1], len(flat) - 1))[::2]
-    return (seen & _HIGH_BITS) != 0
-
-
-def _readable(layout: Layout, tail: bytes, ends: list[int]) -> bool:
-    """Whether every text of one tail, whose ends are in order, can be read."""
-    begin = size = layout.ends_bytes
-    for feature, end in zip(layout.variable, ends, strict=True):
-        try:
-            _strict(feature.dtype)(tail[begin : size + end])
-        except (ValueError, IndexError):
-            return False
-        begin = size + end
-    return True
-
-
-def _strict(dtype: DType) -> Callable[[bytes], Any]:
-    """A reader that raises ValueError or IndexError for bytes that are no such value."""
+def _check(dtype: DType, cell: bytes) -> None:
+    """ValueError when the bytes are no such value, their number aside."""
     if dtype.is_list and dtype.element.kind == "O":
-        return lambda cell: _checked(cell, is_text=dtype.base == "string")
-    return bytes.decode if dtype.base == "string" else bytes
+        _checked(cell, is_text=dtype.base == "string")
+    elif dtype.base == "string":
+        cell.decode()
 
 
 def _checked(cell: bytes, *, is_text: bool) -> None:
@@ -124,7 +113,7 @@ def _checked(cell: bytes, *, is_text: bool) -> None:
     if sorted(ends) != ends or body + ends[-1] != len(cell):
         raise ValueError("a list's ends are out of order")
     if is_text:
-        for begin, end in zip(ends, ends[1:], strict=False):
+        for begin, end in pairwise(ends):
             cell[body + begin : body + end].decode()
 
 
@@ -147,5 +136,5 @@ def _texts(cell: bytes, *, is_text: bool) -> list[Any]:
     count = int.from_bytes(cell[:4], "little")
     body = 4 + 4 * count
     ends = [0, *np.frombuffer(cell, "<u4", count, 4).tolist()]
-    texts = [cell[body + begin : body + end] for begin, end in zip(ends, ends[1:], strict=False)]
+    texts = [cell[body + begin : body + end] for begin, end in pairwise(ends)]
     return [text.decode() for text in texts] if is_text else texts

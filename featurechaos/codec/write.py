@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featurechaos.codec import tails
 from featurechaos.codec.cells import Misfit, scalars, variable, vectors, wanted
-from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ragged_sums
+from featurechaos.codec.hashing import MOST_ROW_BYTES, ROW, sums
 from featurechaos.codec.inputs import Mask, plain
 from featurechaos.codec.layout import (
     HEAD_AT,
@@ -32,7 +32,7 @@ _FRESH, _BURIED, _CORRUPT = int(Verdict.FRESH), int(Verdict.BURIED), int(Verdict
 _NO_BYTES: Final = b""
 
 Cells = tuple[NDArray[Any] | list[bytes], Mask]
-"""One feature's cells: an array of its dtype, or bytes for the tail; and bool (n,) or None: which are null."""
+"""One feature's cells: an array of its dtype or bytes for the tail; and which are null, bool (n,) or None."""
 
 
 def encode(
@@ -72,10 +72,10 @@ def encode_tombstones(layout: Layout, event_time: NDArray[np.int64], own: NDArra
     words[:, HEAD_AT], words[:, SCHEMA_AT] = head(TOMBSTONE, HEADER_BYTES), layout.hash
     words[:, OWN_AT] = own
     words.view(np.int64)[:, TIME_AT] = event_time
-    return _cut(words.reshape(-1), np.full(len(words), HEADER_BYTES, np.int64), own, layout)
+    return _sealed(words, own, layout)
 
 
-def pack(
+def pack(  # noqa: PLR0917 -- what one foreign row has, in the order of its parts
     layout: Layout,
     values: Mapping[str, NDArray[Any]],
     nulls: Mapping[str, NDArray[np.bool_]],
@@ -120,7 +120,7 @@ def pack(
 
 
 def seal(rows: Rows, own: NDArray[np.uint64]) -> list[bytes]:
-    """The rows as blobs, headers and checksums made anew: for rows changed on purpose, and for packed columns.
+    """The rows as blobs, headers and checksums made anew: for rows changed on purpose and for packed columns.
 
     A BURIED row becomes a tombstone. Others are written as they stand, so `take` those with a value first.
     """
@@ -140,29 +140,23 @@ def seal(rows: Rows, own: NDArray[np.uint64]) -> list[bytes]:
     words[:, SCHEMA_AT], words[:, OWN_AT] = layout.hash, own
     if not layout.has_tail:
         words[:, HEAD_AT] = layout.base_row[HEAD_AT]
-        return _cut(words.reshape(-1), np.full(len(words), 8 * layout.words, np.int64), own, layout)
+        return _sealed(words, own, layout)
     none = bytes(layout.least_bytes - 8 * layout.words)
     ragged = [tail or none for tail in rows.tails or ()]
-    lengths = np.fromiter(map(len, ragged), np.int64, len(ragged)) + 8 * layout.words
+    sizes = np.fromiter(map(len, ragged), np.int64, len(words))
+    lengths = sizes + 8 * layout.words
     words[:, HEAD_AT] = lengths.astype(np.uint64) << np.uint64(32) | np.uint64(head(layout.flags, 0))
-    raw, width = words.tobytes(), 8 * layout.words
-    parts = [part for at, tail in enumerate(ragged) for part in (raw[at * width : (at + 1) * width], tail)]
-    return _cut(np.frombuffer(bytearray().join(parts), np.uint64), lengths, own, layout)
+    fixed = _sealed(words, own + sums(ragged, sizes, begin=2 * layout.words), layout)
+    return [part + tail for part, tail in zip(fixed, ragged, strict=True)]
 
 
-def _cut(flat: Words, lengths: NDArray[np.int64], own: NDArray[np.uint64], layout: Layout) -> list[bytes]:
-    """Rows laid end to end as blobs, with their checksums filled in; `lengths` int64 (n,) in bytes."""
-    if not len(lengths):
-        return []
-    starts = np.cumsum(lengths) - lengths
-    flat[(starts >> 3) + SUM_AT] = 0
-    if len(lengths) and (lengths == lengths[0]).all():
-        sums = flat.view(np.uint32).reshape(len(lengths), -1) @ _row_multipliers(int(lengths[0]))
-    else:
-        sums = ragged_sums(flat.view(np.uint32), lengths >> 2)
-    flat[(starts >> 3) + SUM_AT] = sums + own + np.uint64(layout.constant & MASK)
-    raw = flat.tobytes()
-    return [raw[begin:end] for begin, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True)]
+def _sealed(words: Words, added: NDArray[np.uint64], layout: Layout) -> list[bytes]:
+    """Fixed parts as bytes, with their checksums filled in; `added`: own key and tail's sum."""
+    words[:, SUM_AT] = 0
+    found = words.view(np.uint32) @ ROW[: 2 * words.shape[1]]
+    words[:, SUM_AT] = found + added + np.uint64(layout.constant)
+    raw, width = words.tobytes(), 8 * words.shape[1]
+    return [raw[begin : begin + width] for begin in range(0, len(raw), width)]
 
 
 def _fitted(values: Any, dtype: DType, *, n: int, place: str, mask: Mask = None) -> Cells:
@@ -237,9 +231,3 @@ def _refuse_long(rows: Rows) -> None:
         raise RequestError(
             f"view {rows.layout.base!r} row {row} wants at most {MOST_ROW_BYTES} bytes, got {lengths[row]}"
         )
-
-
-def _row_multipliers(length: int) -> Words:
-    from featurechaos.codec.hashing import ROW
-
-    return ROW[: length // 4]
