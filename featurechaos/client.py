@@ -72,7 +72,7 @@ class _Common:
         sources = ", ".join(f"{name} ({source.type})" for name, source in self.settings.sources.items())
         return f"{type(self).__name__}({self.settings.project}: {sources})"
 
-    def ready(self, full: bool = False, freeze: bool = False) -> bool:  # noqa: FBT001, FBT002 - the contract's signature
+    def ready(self, full: bool = False, freeze: bool = False) -> bool:
         """Whether every view can be answered by at least one of its sources (this is /readyz).
 
         Args:
@@ -87,10 +87,16 @@ class _Common:
         up = {name: self._is_up(name) for rules in self._serving.rules.values() for name in rules.online}
         enough = all if full else any
         return all(
-            enough([
-                *(up[name] for name in rules.online),
-                *(self._snapshots[name].replica_as_of(self.settings.views[view].base) is not None for name in rules.local if name in self._snapshots),
-            ])
+            enough(
+                [
+                    *(up[name] for name in rules.online),
+                    *(
+                        self._snapshots[name].replica_as_of(self.settings.views[view].base) is not None
+                        for name in rules.local
+                        if name in self._snapshots
+                    ),
+                ]
+            )
             for view, rules in self._serving.rules.items()
         )
 
@@ -164,7 +170,11 @@ class _Common:
         return Batch(Ask(view, layout, keys), encode_tombstones(layout, event_time, keys.own), event_time)
 
     def _writers(self) -> list[str]:
-        named = [name for name, source in self.settings.sources.items() if source.role is Origin.PRIMARY and source.store_class.writable]
+        named = [
+            name
+            for name, source in self.settings.sources.items()
+            if source.role is Origin.PRIMARY and source.store_class.writable
+        ]
         if not named:
             raise RequestError("there is no source to write to: none has the role primary")
         return named
@@ -181,7 +191,7 @@ class _Common:
             raise PartialWrite(f"view {report.view!r} was not written everywhere: {failed}", report=report)
         return report
 
-    def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # noqa: FBT001, FBT002 - the contract's signature
+    def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:
         """Publish a complete image of a view to every snapshot source; blocking, off the request path.
 
         Args:
@@ -208,7 +218,9 @@ class _Common:
         if name is None and self._snapshots:
             return next(iter(self._snapshots.values()))
         if name not in self._snapshots:
-            raise RequestError(f"there is no snapshot source {name!r}; the config has {list(self._snapshots) or 'none'}")
+            raise RequestError(
+                f"there is no snapshot source {name!r}; the config has {list(self._snapshots) or 'none'}"
+            )
         return self._snapshots[name]
 
     def _refresh(self, timeout_s: float) -> dict[str, list[Refreshed]]:
@@ -257,7 +269,7 @@ class FeatureClient(_Common):
         self,
         features: Sequence[str] | str,
         entity_rows: EntityRows,
-        full_feature_names: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        full_feature_names: bool = False,
         *,
         deadline_s: float | None = None,
         max_age_s: float | None = None,
@@ -281,8 +293,13 @@ class FeatureClient(_Common):
         """
         self._check_open()
         call = self._serving.call(
-            features, entity_rows, full_feature_names=full_feature_names, deadline_s=deadline_s,
-            max_age_s=max_age_s, on_exhausted=on_exhausted, request_id=request_id,
+            features,
+            entity_rows,
+            full_feature_names=full_feature_names,
+            deadline_s=deadline_s,
+            max_age_s=max_age_s,
+            on_exhausted=on_exhausted,
+            request_id=request_id,
         )
         reading = run(self._serving.plan(call.request), self._world)
         response = self._serving.response(call, reading)
@@ -385,7 +402,7 @@ class AsyncFeatureClient(_Common):
         self,
         features: Sequence[str] | str,
         entity_rows: EntityRows,
-        full_feature_names: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        full_feature_names: bool = False,
         *,
         deadline_s: float | None = None,
         max_age_s: float | None = None,
@@ -395,8 +412,13 @@ class AsyncFeatureClient(_Common):
         """As `FeatureClient.get_online_features`."""
         self._check_open()
         call = self._serving.call(
-            features, entity_rows, full_feature_names=full_feature_names, deadline_s=deadline_s,
-            max_age_s=max_age_s, on_exhausted=on_exhausted, request_id=request_id,
+            features,
+            entity_rows,
+            full_feature_names=full_feature_names,
+            deadline_s=deadline_s,
+            max_age_s=max_age_s,
+            on_exhausted=on_exhausted,
+            request_id=request_id,
         )
         reading = await arun(self._serving.plan(call.request), self._world)
         response = self._serving.response(call, reading)
@@ -422,7 +444,7 @@ class AsyncFeatureClient(_Common):
             await asyncio.to_thread(store.bury, batch)
         return await self._write(batch)
 
-    async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # type: ignore[override]  # noqa: FBT001, FBT002 - the contract's signature
+    async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # type: ignore[override]
         """As `FeatureClient.publish_snapshot`, on a thread."""
         return await asyncio.to_thread(super().publish_snapshot, view, table, as_of, allow_shrink)
 
@@ -459,7 +481,7 @@ class AsyncFeatureClient(_Common):
                     counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
         return self._report(batch, totals)
 
-    async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]  # noqa: FBT001, FBT002 - the contract's signature
+    async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]
         """As `FeatureClient.ready`."""
         names = {name for rules in self._serving.rules.values() for name in rules.online}
         self._up = {name: await self._answers(name) for name in names}

@@ -35,7 +35,7 @@ class ShiftedClock:
     For replays: a world whose events happened in 2013 is read as if it were then.
     """
 
-    __slots__ = ("_speed", "_wall_at_start", "_started")
+    __slots__ = ("_speed", "_started", "_wall_at_start")
 
     def __init__(self, wall_s: float, *, speed: float = 1.0) -> None:
         self._wall_at_start, self._speed = wall_s, speed

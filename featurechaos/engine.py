@@ -131,7 +131,7 @@ def readable(descriptions: Mapping[int, bytes]) -> dict[int, Layout]:
 
 
 async def _all(plans: Sequence[Plan[T]], world: AsyncWorld) -> list[T]:
-    tasks = [asyncio.ensure_future(arun(plan, world)) for plan in plans]
+    tasks = [asyncio.create_task(arun(plan, world)) for plan in plans]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -140,13 +140,13 @@ async def _all(plans: Sequence[Plan[T]], world: AsyncWorld) -> list[T]:
 
 async def _first(plans: Sequence[Plan[T]], after_s: float, world: AsyncWorld) -> T:
     waiting = list(plans)
-    tasks: list[asyncio.Future[T]] = []
-    running: set[asyncio.Future[T]] = set()
+    tasks: list[asyncio.Task[T]] = []
+    running: set[asyncio.Task[T]] = set()
     last: BaseException | None = None
     try:
         while waiting or running:
             if waiting:
-                task = asyncio.ensure_future(arun(waiting.pop(0), world))
+                task = asyncio.create_task(arun(waiting.pop(0), world))
                 tasks.append(task)
                 running.add(task)
             done, running = await asyncio.wait(

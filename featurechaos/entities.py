@@ -28,7 +28,7 @@ class Entities:
         if isinstance(entity_rows, Mapping):
             self.n, self._columns = _broadcast(entity_rows)
         else:
-            if isinstance(entity_rows, str | bytes) or not hasattr(entity_rows, "__len__"):
+            if not isinstance(entity_rows, list | tuple):
                 msg = f"entity_rows wants a list of dicts or a dict of columns, got {type(entity_rows).__name__}"
                 raise RequestError(msg)
             self._rows, self.n = entity_rows, len(entity_rows)
@@ -62,7 +62,9 @@ def _missing(rows: Sequence[Any], name: str, view: View) -> str:
         if not isinstance(row, Mapping):
             return f"entity_rows: row {number} wants a dict of join keys, got {type(row).__name__}"
         if name not in row:
-            return f"view {view.name!r} wants the join key {name!r}; entity row {number} has only {sorted(map(str, row))}"
+            return (
+                f"view {view.name!r} wants the join key {name!r}; entity row {number} has only {sorted(map(str, row))}"
+            )
     return f"view {view.name!r}: join key {name!r} could not be read"
 
 
@@ -73,9 +75,7 @@ def _broadcast(columns: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         msg = f"entity_rows wants columns of one length, got {told}"
         raise RequestError(msg)
     n = next(iter(lengths.values()), 1 if columns else 0)
-    return n, {
-        name: [column] * n if name not in lengths else column for name, column in columns.items()
-    }
+    return n, {name: [column] * n if name not in lengths else column for name, column in columns.items()}
 
 
 def _is_scalar(value: object) -> bool:

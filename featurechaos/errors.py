@@ -121,6 +121,6 @@ def translating(errors: Mapping[type[Exception], type[FeatureError]], *, source:
     except Exception as error:
         for theirs, ours in errors.items():
             if isinstance(error, theirs):
-                message = f"source {source!r}: {error or type(error).__name__}"
+                message = f"source {source!r}: {str(error) or type(error).__name__}"
                 raise ours(message) from error
         raise

@@ -61,7 +61,7 @@ class Request:
 
     __slots__ = ("asks", "defaults", "id", "rules", "source", "until", "wall_us")
 
-    def __init__(  # noqa: PLR0913 - a value; every field is one fact of the request
+    def __init__(
         self,
         asks: Sequence[Ask],
         rules: Sequence[Rules],
@@ -163,7 +163,7 @@ def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
     soft, hard = rules.ttl_us, rules.hard_us
     if soft is None and hard is None:
         return
-    limit = hard if soft is None else soft if hard is None else min(soft, hard)
+    limit = min(each for each in (soft, hard) if each is not None)
     event_time = rows.event_time
     if isinstance(rows.verdict, int):
         if rows.verdict != Verdict.FRESH or not len(rows) or event_time.min() >= wall_us - limit:
@@ -180,21 +180,21 @@ def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
 class Walk:
     """One view's rows on their way through the sources: which are settled, what the open ones hold.
 
-    The best row so far is kept in `part.rows`; its verdict there is UNANSWERED while nothing is held.
-    `first` is the first verdict any online source gave; `open` the rows still to be asked for.
+    The best row so far is kept in `rows`; its verdict there is UNANSWERED while nothing is held. `part` shows
+    the same arrays as a reading does. `first` is the first verdict any online source gave; `open` the rows
+    still to be asked for; `defaulted` those a policy sent straight to the default.
     """
 
-    __slots__ = ("defaulted", "first", "open", "part")
+    __slots__ = ("cause", "defaulted", "first", "injected", "open", "origin", "part", "rows")
 
     def __init__(self, ask: Ask) -> None:
         n = len(ask.keys)
-        self.part = Part(
-            Rows.blank(ask.layout, n, Verdict.UNANSWERED),
-            origin=np.zeros(n, np.uint8),
-            cause=np.zeros(n, np.uint8),
-        )
-        self.part.rows.verdict = self.part.rows.verdicts
-        self.part.injected = np.zeros(n, bool)
+        self.rows = Rows.blank(ask.layout, n, Verdict.UNANSWERED)
+        self.rows.verdict = self.rows.verdicts  # an array from now on, changed in place
+        self.origin, self.cause = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        self.injected = np.zeros(n, bool)
+        self.part = Part(self.rows, origin=self.origin, cause=self.cause)
+        self.part.injected = self.injected
         self.part.walk = self
         self.first = np.zeros(n, np.uint8)
         self.open = np.ones(n, bool)
@@ -206,10 +206,10 @@ class Walk:
 
     def failed(self, index: Index, cause: Cause, *, injected: bool) -> None:
         """Nobody answered for these rows."""
-        causes = self.part.cause[index]
-        self.part.cause[index] = np.where(causes == Cause.NONE, cause, causes)
+        causes = self.cause[index]
+        self.cause[index] = np.where(causes == Cause.NONE, cause, causes)
         if injected:
-            self.part.injected[index] = True
+            self.injected[index] = True
             unread = self.part.unread if self.part.unread is not None else np.zeros(len(self.open), bool)
             unread[index] = True
             self.part.unread = unread
@@ -217,16 +217,19 @@ class Walk:
     def heard(self, index: Index, answer: Part, rules: Rules) -> Codes:
         """Take in what a source said of the open rows `index`; returns the cause of each row it left open or
         defaulted (NONE for a row it settled by serving it)."""
-        part, verdict = self.part, answer.rows.verdicts
+        verdict = answer.rows.verdicts
         event_time = answer.rows.event_time
         is_first = self.first[index] == Verdict.UNANSWERED
         self.first[index] = np.where(is_first, verdict, self.first[index])
 
-        fresh, expired = verdict == Verdict.FRESH, verdict == Verdict.EXPIRED
-        missing = ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)) & is_first
-        held = part.rows.verdicts[index]
-        younger = (held != Verdict.EXPIRED) | (event_time > part.rows.event_time[index])
-        take = fresh | (expired & younger) | ((verdict == Verdict.PARTIAL) & (held == Verdict.UNANSWERED))
+        held, buried = self.rows.verdicts[index], verdict == Verdict.BURIED
+        newer = event_time > self.rows.event_time[index]
+        fresh = (verdict == Verdict.FRESH) & ((held != Verdict.BURIED) | newer)
+        expired = verdict == Verdict.EXPIRED
+        missing = ((verdict == Verdict.MISSING) | buried) & is_first
+        holds = (held == Verdict.EXPIRED) | (held == Verdict.BURIED)
+        take = fresh | ((expired | buried) & (~holds | newer))
+        take |= (verdict == Verdict.PARTIAL) & (held == Verdict.UNANSWERED)
         stops = fresh.copy()
         defaulted = np.zeros(len(index), bool)
         if rules.on_expired == "serve":
@@ -241,17 +244,19 @@ class Walk:
             defaulted |= missing
 
         cause = np.where(stops, np.uint8(Cause.NONE), _CAUSE_OF[verdict])
-        earlier = part.cause[index]
-        part.cause[index] = np.where(earlier == Cause.NONE, cause, earlier)
+        earlier = self.cause[index]
+        self.cause[index] = np.where(earlier == Cause.NONE, cause, earlier)
         at = index[take]
         if len(at):
-            part.rows.put(at, answer.rows, np.flatnonzero(take))
-            part.origin[at] = answer.origin if isinstance(answer.origin, int) else answer.origin[take]
+            self.rows.put(at, answer.rows, np.flatnonzero(take))
+            self.origin[at] = answer.origin if isinstance(answer.origin, int) else answer.origin[take]
         if answer.injected is not False:
-            part.injected[index] |= answer.injected
+            self.injected[index] |= answer.injected
         self._keep_clean(index, answer)
+        undated = index[missing & stops]
+        self.rows.event_time[undated] = NO_TIME_US  # a tombstone's date is not the date of a value
         done = index[defaulted]
-        part.rows.verdicts[done] = self.first[done]
+        self.rows.verdicts[done] = self.first[done]
         self.defaulted[done] = True
         self.open[index[stops | defaulted]] = False
         return cause
@@ -261,11 +266,9 @@ class Walk:
         if answer.clean is None:
             return
         if self.part.clean is None:
-            self.part.clean = Rows.blank(self.part.rows.layout, len(self.open), Verdict.UNANSWERED)
+            self.part.clean = Rows.blank(self.rows.layout, len(self.open), Verdict.UNANSWERED)
             self.part.clean.verdict = self.part.clean.verdicts
-        new = (self.part.clean.verdicts[index] == Verdict.UNANSWERED) & (
-            answer.clean.verdicts != Verdict.UNANSWERED
-        )
+        new = (self.part.clean.verdicts[index] == Verdict.UNANSWERED) & (answer.clean.verdicts != Verdict.UNANSWERED)
         self.part.clean.put(index[new], answer.clean, np.flatnonzero(new))
 
 
@@ -283,22 +286,21 @@ def settle(walk: Walk, index: Index, tiers: Sequence[Local], rules: Rules) -> No
 
     Ties in event time go to the lower origin: what an online source holds, then tiers in their order.
     """
-    part = walk.part
     best, time, chosen = _youngest(tiers, len(index))
-    held = part.rows.verdicts[index]
+    held = walk.rows.verdicts[index]
     candidate = held == Verdict.EXPIRED
     usable = best == Verdict.FRESH
     if rules.on_expired != "default":
         usable |= best == Verdict.EXPIRED
-    usable &= ~candidate | (time > part.rows.event_time[index])
+    usable &= ~(candidate | (held == Verdict.BURIED)) | (time > walk.rows.event_time[index])
     for number, tier in enumerate(tiers):
         use = usable & (chosen == number)
         if use.any():
             at = index[use]
-            part.rows.put(at, tier.rows, np.flatnonzero(use))
-            part.origin[at] = tier.origin
+            walk.rows.put(at, tier.rows, np.flatnonzero(use))
+            walk.origin[at] = tier.origin
             if tier.injected is not False:
-                part.injected[at] |= tier.injected if isinstance(tier.injected, bool) else tier.injected[use]
+                walk.injected[at] |= tier.injected if isinstance(tier.injected, bool) else tier.injected[use]
     served = usable | candidate | (held == Verdict.PARTIAL)
     _refuse(walk, index[~served], best[~served])
 
@@ -323,18 +325,18 @@ def _refuse(walk: Walk, index: Index, local: Codes) -> None:
     """Rows nobody can serve: blank, with the verdict their status comes from."""
     if not len(index):
         return
-    part, first = walk.part, walk.first[index]
+    first = walk.first[index]
     refused = np.where(local == Verdict.PAST, Verdict.EXPIRED, local)
     refused[(refused != Verdict.EXPIRED) & (refused != Verdict.CORRUPT)] = Verdict.UNANSWERED
     verdict = np.where(first == Verdict.UNANSWERED, refused, first).astype(np.uint8)
-    part.rows.put(index, Rows.blank(part.rows.layout, len(index), Verdict.UNANSWERED), np.arange(len(index)))
-    part.rows.verdicts[index] = verdict
-    part.origin[index] = Origin.NONE
+    walk.rows.put(index, Rows.blank(walk.rows.layout, len(index), Verdict.UNANSWERED), np.arange(len(index)))
+    walk.rows.verdicts[index] = verdict
+    walk.origin[index] = Origin.NONE
     lost = ~((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED) | walk.defaulted[index])
     if lost.any():
-        exhausted = part.exhausted if part.exhausted is not None else np.zeros(len(walk.open), bool)
+        exhausted = walk.part.exhausted if walk.part.exhausted is not None else np.zeros(len(walk.open), bool)
         exhausted[index[lost]] = True
-        part.exhausted = exhausted
+        walk.part.exhausted = exhausted
     walk.defaulted[index] = True
 
 
@@ -344,18 +346,18 @@ def finish(walk: Walk, *, has_default: bool, raises: bool) -> Part:
     Where the caller wants to be told (`raises`), exhausted rows stay without a value.
     """
     part = walk.part
-    part.status = STATUS_OF[part.rows.verdicts]
+    part.status = STATUS_OF[walk.rows.verdicts]
     blank = walk.defaulted
     if blank.any():
         at = np.flatnonzero(blank)
-        verdict = part.rows.verdicts[at]
-        part.rows.put(at, Rows.blank(part.rows.layout, len(at), Verdict.UNANSWERED), np.arange(len(at)))
-        part.rows.verdicts[at] = verdict
-        part.origin[at] = Origin.DEFAULT if has_default else Origin.NONE
+        verdict = walk.rows.verdicts[at]
+        walk.rows.put(at, Rows.blank(walk.rows.layout, len(at), Verdict.UNANSWERED), np.arange(len(at)))
+        walk.rows.verdicts[at] = verdict
+        walk.origin[at] = Origin.DEFAULT if has_default else Origin.NONE
         if raises and part.exhausted is not None:
-            part.origin[part.exhausted] = Origin.NONE
-    from_primary = (part.origin == Origin.PRIMARY) & (part.status != Status.CORRUPT)
-    part.cause[from_primary] = Cause.NONE
+            walk.origin[part.exhausted] = Origin.NONE
+    from_primary = (walk.origin == Origin.PRIMARY) & (part.status != Status.CORRUPT)
+    walk.cause[from_primary] = Cause.NONE
     part.walk = None
     return part
 

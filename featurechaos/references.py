@@ -79,9 +79,14 @@ def degraded(part: Part) -> Flags:
     return np.asarray(~(((part.status == Status.PRESENT) & online) | (part.status == Status.NOT_FOUND)))
 
 
-def _read(  # noqa: PLR0913 - one clean read is all of these
-    response: Response, parts: Mapping[str, Part], wants: Sequence[tuple[str, Index]], source: str,
-    fetch: Next, rules: Mapping[str, Rules], now: float,
+def _read(
+    response: Response,
+    parts: Mapping[str, Part],
+    wants: Sequence[tuple[str, Index]],
+    source: str,
+    fetch: Next,
+    rules: Mapping[str, Rules],
+    now: float,
 ) -> Plan[None]:
     request = Request(
         [response.answers[view].ask.only(rows) for view, rows in wants],
@@ -114,5 +119,3 @@ def _put(part: Part, rows: Index, clean: Rows, clean_rows: Index) -> None:
     part.origin[rows] = Origin.PRIMARY  # type: ignore[index]
     part.status[rows] = Status.PRESENT  # type: ignore[index]
     part.cause[rows] = Cause.NONE  # type: ignore[index]
-
-

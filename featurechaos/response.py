@@ -120,7 +120,7 @@ class ViewAnswer:
             cause=self.spread(part.cause, Cause.KEY_NULL, np.uint8),
             age_s=age_s,
             event_time=event_time,
-            injected=self.spread(part.injected, False, bool),  # noqa: FBT003 - the value, not a flag
+            injected=self.spread(part.injected, False, bool),
         )
 
     @cached_property
@@ -130,7 +130,7 @@ class ViewAnswer:
             return np.zeros(self.fan.n, bool)
         truth = self.provenance
         online = (truth.origin == Origin.PRIMARY) | (truth.origin == Origin.REPLICA)
-        return ~(((truth.status == Status.PRESENT) & online) | (truth.status == Status.NOT_FOUND))
+        return np.asarray(~(((truth.status == Status.PRESENT) & online) | (truth.status == Status.NOT_FOUND)))
 
     def column(self, feature: Feature) -> NDArray[Any]:
         values = column(self.rows, feature.name)
@@ -189,7 +189,7 @@ class Response:
         wall_us: the wall clock when the request began; ages count from it.
     """
 
-    def __init__(  # noqa: PLR0913 - made in one place, read in many
+    def __init__(
         self,
         *,
         wanted: Sequence[Wanted],
@@ -268,14 +268,17 @@ class Response:
 
     def tags(self, row: int) -> dict[str, Any]:
         """One row's truth as flat fields, for a training or prediction log."""
-        flat: dict[str, Any] = {"fc_degraded": bool(self.degraded[row]), "fc_injected": bool(self.injected[row])}
+        flat: dict[str, Any] = {
+            "fc_degraded": bool(self.degraded[row]),
+            "fc_injected": bool(self.injected[row]),
+        }
         for view in self.views:
             truth = self.provenance(view)
             flat[f"fc_origin_{view}"] = Origin(int(truth.origin[row])).name
             flat[f"fc_age_s_{view}"] = float(truth.age_s[row])
         return flat
 
-    def to_dict(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> dict[str, list[Any]]:  # noqa: FBT001, FBT002 - Feast's signature
+    def to_dict(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> dict[str, list[Any]]:
         """Feast's shape: join keys, then features in requested order, as Python values; null is None.
 
         With `include_event_timestamps`, after each column `<column>__ts`, integer seconds, 0 where there is none.
@@ -296,14 +299,14 @@ class Response:
             out.update(self._provenance_columns())
         return out
 
-    def to_df(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> pd.DataFrame:  # noqa: FBT001, FBT002 - Feast's signature
+    def to_df(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> pd.DataFrame:
         """The same as a pandas DataFrame; an int column with nulls becomes float64, as in Feast."""
         import pandas as pd
 
         columns = self.to_dict(include_event_timestamps, include_provenance)
         return pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
 
-    def to_arrow(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> pa.Table:  # noqa: FBT001, FBT002 - Feast's signature
+    def to_arrow(self, include_event_timestamps: bool = False, include_provenance: bool = False) -> pa.Table:
         """The same as a pyarrow Table."""
         import pyarrow as pa
 
@@ -380,7 +383,10 @@ class Response:
         return self._answers[one.view].nulls(one.feature)
 
     def _provenance_columns(self) -> dict[str, list[Any]]:
-        flat: dict[str, list[Any]] = {"fc_degraded": self.degraded.tolist(), "fc_injected": self.injected.tolist()}
+        flat: dict[str, list[Any]] = {
+            "fc_degraded": self.degraded.tolist(),
+            "fc_injected": self.injected.tolist(),
+        }
         for view in self.views:
             truth = self.provenance(view)
             flat[f"fc_origin_{view}"] = [Origin(code).name for code in truth.origin.tolist()]

@@ -99,7 +99,7 @@ class Serving:
         limits = self.settings.policy.breaker
         if limits is None:
             return None
-        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=Random())  # noqa: S311 - spreads load, guards nothing
+        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=Random())
 
     def _stack(self, online: frozenset[str]) -> Next:
         """The layers as the config wants them, outermost first."""
@@ -115,7 +115,7 @@ class Serving:
                     attempts=policy.retry.attempts,
                     wait_first_s=policy.retry.wait_first_s,
                     budget=budget,
-                    rng=Random(),  # noqa: S311 - jitter
+                    rng=Random(),
                 )
             )
         if self.breaker is not None:
@@ -127,8 +127,15 @@ class Serving:
         return stack(layers, self.fetch)
 
     def call(
-        self, features: Sequence[str] | str, entity_rows: EntityRows, *, full_feature_names: bool,
-        deadline_s: float | None, max_age_s: float | None, on_exhausted: str | None, request_id: str | None,
+        self,
+        features: Sequence[str] | str,
+        entity_rows: EntityRows,
+        *,
+        full_feature_names: bool,
+        deadline_s: float | None,
+        max_age_s: float | None,
+        on_exhausted: str | None,
+        request_id: str | None,
     ) -> Call:
         """Check a call and turn it into a request; RequestError is the caller's mistake."""
         begun = self.clock.monotonic()
@@ -174,14 +181,18 @@ class Serving:
         for rules, answer in zip(call.request.rules, response.answers.values(), strict=True):
             rows = answer.part.exhausted
             if rules.on_exhausted == "raise" and rows is not None and rows.any():
-                cause = Cause(int(answer.part.cause[rows][0])) if not isinstance(answer.part.cause, int) else Cause(answer.part.cause)
+                cause = (
+                    Cause(int(answer.part.cause[rows][0]))
+                    if not isinstance(answer.part.cause, int)
+                    else Cause(answer.part.cause)
+                )
                 lost[answer.view.name] = f"{int(rows.sum())} of {len(rows)} rows: {cause.name.lower()}"
         if not lost:
             return None
         told = "; ".join(f"view {view!r}: {how}" for view, how in lost.items())
         return Exhausted(f"no source could serve {told}", response=response, causes=lost)
 
-    def _compile(self, features: Sequence[str] | str, full: bool) -> Compiled:  # noqa: FBT001 - part of a cache key
+    def _compile(self, features: Sequence[str] | str, full: bool) -> Compiled:
         key = (features if isinstance(features, str) else tuple(features), full)
         if (found := self._compiled.get(key)) is None:
             found = compile_features(self.settings, self.layouts, self.rules, features, full=full)
@@ -233,8 +244,12 @@ def history_of(rules: Mapping[str, Rules]) -> dict[str, str]:
 
 
 def compile_features(
-    settings: Settings, layouts: Mapping[str, Layout], rules: Mapping[str, Rules], features: Sequence[str] | str,
-    *, full: bool,
+    settings: Settings,
+    layouts: Mapping[str, Layout],
+    rules: Mapping[str, Rules],
+    features: Sequence[str] | str,
+    *,
+    full: bool,
 ) -> Compiled:
     """Read a list of references, or `service:NAME`; RequestError names what is wrong."""
     references = _references(settings, features)
@@ -292,7 +307,9 @@ def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
             msg = f"features asks for {one.full!r} twice"
             raise RequestError(msg)
         else:
-            msg = f"features {other.full!r} and {one.full!r} share the name {one.out!r}; ask with full_feature_names=True"
+            msg = (
+                f"features {other.full!r} and {one.full!r} share the name {one.out!r}; ask with full_feature_names=True"
+            )
             raise RequestError(msg)
 
 

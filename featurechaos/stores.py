@@ -165,10 +165,7 @@ class Store(Protocol):
 
 
 class AsyncStore(Protocol):
-    """The same store for asyncio. Cancelling `read` closes its connection without awaiting."""
-
-    bounded: ClassVar[bool]
-    writable: ClassVar[bool]
+    """The same store for asyncio. Cancelling `read` closes its connection without awaiting; every `read` keeps `until`."""
 
     async def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]: ...
 

@@ -34,7 +34,10 @@ def batch_of(view: View, layout: Layout, table: Any, *, wall_us: int) -> Batch:
     event_time = event_times(columns[EVENT_TIMESTAMP], n, f"view {view.name!r}, column {EVENT_TIMESTAMP!r}")
     _refuse_future(view, event_time, wall_us)
     chosen = np.arange(n) if inverse is None else newest(inverse, event_time, len(keys))
-    values = {feature.name: plain(columns[feature.name], n=n, place=f"view {view.name!r}, column {feature.name!r}") for feature in view.features}
+    values = {
+        feature.name: plain(columns[feature.name], n=n, place=f"view {view.name!r}, column {feature.name!r}")
+        for feature in view.features
+    }
     own = keys.own if inverse is None else keys.own[inverse]
     blobs = encode(layout, {name: _masked(*column) for name, column in values.items()}, event_time, own)
     return Batch(Ask(view, layout, keys), [blobs[i] for i in chosen.tolist()], event_time[chosen])

@@ -80,16 +80,16 @@ class MemoryStore:
     def aopen(cls, spec: Any, place: Place) -> AsyncStore:  # noqa: ARG003 - a store's signature
         return AsyncMemoryStore(cls(place.source))
 
-    def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:  # noqa: ARG002 - never waits
+    def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
         self.reads += 1
         self._may_fail()
         return [[self._row(ask.view.head + key, as_of_us) for key in ask.keys.ids] for ask in asks]
 
-    def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:  # noqa: ARG002 - never waits
+    def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
         self._may_fail()
         return {h: self.described[h] for h in hashes if h in self.described}
 
-    def write(self, batch: Batch, until: float) -> WriteCounts:  # noqa: ARG002 - never waits
+    def write(self, batch: Batch, until: float) -> WriteCounts:
         self._may_fail()
         self.described[batch.ask.layout.hash] = batch.ask.layout.describe()
         counts = WriteCounts()

@@ -92,8 +92,14 @@ class Board:
     """
 
     def __init__(
-        self, clock: Clock, *, max_share: float, refusal: Callable[[], str], prepare: Prepare,
-        sources: Sequence[str], views: Sequence[str],
+        self,
+        clock: Clock,
+        *,
+        max_share: float,
+        refusal: Callable[[], str],
+        prepare: Prepare,
+        sources: Sequence[str],
+        views: Sequence[str],
     ) -> None:
         self._clock, self._max_share = clock, max_share
         self._refusal, self._prepare = refusal, prepare

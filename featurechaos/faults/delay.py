@@ -41,7 +41,7 @@ class Delay:
         """Wait, then ask; a wait longer than the caller's is the timeout it would be."""
         delay_s = self.delay_s
         if self.spread and delay_s:
-            delay_s = exp(log(delay_s) + self.spread * Random(draw).gauss(0, 1))  # noqa: S311 - a replayable draw
+            delay_s = exp(log(delay_s) + self.spread * Random(draw).gauss(0, 1))
         left = request.until - clock.monotonic()
         if delay_s >= left:
             yield from sleep(max(0.0, left))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import numpy as np
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Layout, Rows
@@ -30,7 +31,12 @@ class Exercise:
     """
 
     def __init__(
-        self, board: Board, clock: Clock, *, history: Mapping[str, str], online: frozenset[str],
+        self,
+        board: Board,
+        clock: Clock,
+        *,
+        history: Mapping[str, str],
+        online: frozenset[str],
         known: Mapping[int, Layout],
     ) -> None:
         self._board, self._clock = board, clock
@@ -106,7 +112,7 @@ class Exercise:
         if missed:
             yield from note("fault.not_applied", fault.name, rows=missed, reason="not in the snapshot")
         if applied:
-            part.injected = spread(part.injected, len(part), bool) | struck
+            part.injected = np.asarray(spread(part.injected, len(part), bool), bool) | struck
             judge(part.rows, request.rules[position], request.wall_us)
             yield from note("fault.applied", fault.name, rows=applied)
 

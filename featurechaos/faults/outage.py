@@ -40,5 +40,3 @@ def timed_out(source: str) -> StoreTimeout:
     error = StoreTimeout(f"source {source!r} gave no answer in time")
     error.injected = True
     return error
-
-

@@ -42,7 +42,7 @@ class Stale:
             bool (n,), the rows changed. `part.clean` keeps those rows as they were before.
         """
         fresh = part.rows.verdicts == Verdict.FRESH
-        struck = hit & fresh & (old.verdicts == Verdict.FRESH)
+        struck: Flags = np.asarray(hit & fresh & (old.verdicts == Verdict.FRESH))
         index = np.flatnonzero(struck)
         if not len(index):
             return struck

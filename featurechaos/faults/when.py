@@ -25,7 +25,7 @@ def draw_rows(own: NDArray[np.uint64], salt: int) -> NDArray[np.float64]:
     x = (x ^ (x >> np.uint64(30))) * _C1
     x = (x ^ (x >> np.uint64(27))) * _C2
     x ^= x >> np.uint64(31)
-    return (x >> np.uint64(11)) * 2.0**-53
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draw_call(request_id: str, salt: int) -> float:

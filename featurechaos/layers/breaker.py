@@ -84,7 +84,7 @@ class Gate:
             if self.state is State.RAMPING:
                 share = (now - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
                 return Permit(self._generation) if self._rng.random() < share else None
-            return Permit(self._generation) if self.state is State.CLOSED else None
+            return None if self.state is State.OPEN else Permit(self._generation)
 
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None, seconds: float) -> State | None:
         """Count an outcome (None: cancelled, counts for nothing); the new state if it changed."""
@@ -151,9 +151,7 @@ class Breaker:
     the gate for everybody.
     """
 
-    def __init__(
-        self, clock: Clock, limits: Limits, *, timeouts: Mapping[str, float], rng: Random
-    ) -> None:
+    def __init__(self, clock: Clock, limits: Limits, *, timeouts: Mapping[str, float], rng: Random) -> None:
         self._clock, self._timeouts = clock, timeouts
         now = clock.monotonic()
         self.gates = {source: Gate(limits, rng=rng, now=now) for source in timeouts}

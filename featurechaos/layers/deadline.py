@@ -63,5 +63,3 @@ def outcome_of(error: StoreError) -> str:
     if isinstance(error, InjectedOutage):
         return "injected"
     return "error"
-
-

@@ -35,12 +35,12 @@ class Failover:
         groups: dict[tuple[str, ...], list[int]] = {}
         for position, rules in enumerate(request.rules):
             groups.setdefault(rules.online, []).append(position)
-        readings = yield from together([
-            self._walk(
-                request.of([request.asks[i] for i in members], [request.rules[i] for i in members]), inner
-            )
-            for members in groups.values()
-        ])
+        readings = yield from together(
+            [
+                self._walk(request.of([request.asks[i] for i in members], [request.rules[i] for i in members]), inner)
+                for members in groups.values()
+            ]
+        )
         parts: list[Part | None] = [None] * len(request.asks)
         for members, reading in zip(groups.values(), readings, strict=True):
             for position, part in zip(members, reading.parts, strict=True):
@@ -60,7 +60,9 @@ class Failover:
                     continue
                 if all(part.is_fresh for part in reading.parts):
                     return reading
-                walks = [None if part.is_fresh else Walk(ask) for part, ask in zip(reading.parts, request.asks, strict=True)]
+                walks = [
+                    None if part.is_fresh else Walk(ask) for part, ask in zip(reading.parts, request.asks, strict=True)
+                ]
                 settled = [part if part.is_fresh else None for part in reading.parts]
                 yield from _heard(request, walks, source, reading.parts)
             else:
@@ -70,15 +72,15 @@ class Failover:
                 yield from _next(request, walks, open_, source, inner)
         if walks is None:
             walks = [Walk(ask) for ask in request.asks]
-        return Reading([
-            part if part is not None else walk.part  # type: ignore[union-attr]
-            for part, walk in zip(settled, walks, strict=True)
-        ])
+        return Reading(
+            [
+                part if part is not None else walk.part  # type: ignore[union-attr]
+                for part, walk in zip(settled, walks, strict=True)
+            ]
+        )
 
 
-def _next(
-    request: Request, walks: Sequence[Walk | None], open_: Sequence[int], source: str, inner: Next
-) -> Plan[None]:
+def _next(request: Request, walks: Sequence[Walk | None], open_: Sequence[int], source: str, inner: Next) -> Plan[None]:
     """Ask one more source for the rows still open."""
     asks = [request.asks[i].only(walks[i].index) for i in open_]  # type: ignore[union-attr]
     narrowed = request.of(asks, [request.rules[i] for i in open_])
@@ -102,9 +104,7 @@ def _failed(request: Request, walks: Sequence[Walk | None], source: str, error: 
     yield from note("source.failed", source, cause=cause, rows=rows, injected=injected, error=str(error))
 
 
-def _heard(
-    request: Request, walks: Sequence[Walk | None], source: str, parts: Sequence[Part]
-) -> Plan[None]:
+def _heard(request: Request, walks: Sequence[Walk | None], source: str, parts: Sequence[Part]) -> Plan[None]:
     for ask, rules, walk, part in zip(request.asks, request.rules, walks, parts, strict=True):
         if walk is None:
             continue
@@ -126,5 +126,3 @@ def cause_of(error: StoreError) -> Cause:
     if isinstance(error, StoreEmpty):
         return Cause.EMPTY
     return Cause.REFUSED
-
-

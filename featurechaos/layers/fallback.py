@@ -34,16 +34,18 @@ class Fallback:
             walk = reading.parts[i].walk
             assert walk is not None
             settle(walk, walk.index, tiers[i], request.rules[i])
-        return Reading([
-            part
-            if part.walk is None
-            else finish(
-                part.walk,
-                has_default=ask.view.name in request.defaults,
-                raises=rules.on_exhausted == "raise",
-            )
-            for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True)
-        ])
+        return Reading(
+            [
+                part
+                if part.walk is None
+                else finish(
+                    part.walk,
+                    has_default=ask.view.name in request.defaults,
+                    raises=rules.on_exhausted == "raise",
+                )
+                for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True)
+            ]
+        )
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
         """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""

@@ -51,9 +51,7 @@ class Retry:
     to start would end past the deadline.
     """
 
-    def __init__(
-        self, clock: Clock, *, attempts: int, wait_first_s: float, budget: Budget, rng: Random
-    ) -> None:
+    def __init__(self, clock: Clock, *, attempts: int, wait_first_s: float, budget: Budget, rng: Random) -> None:
         self._clock, self._attempts, self._wait_first_s = clock, attempts, wait_first_s
         self.budget, self._rng = budget, rng
 
@@ -98,9 +96,7 @@ class Retry:
                 if not self.budget.take():
                     yield from note("retry.denied", request.source)
                     raise state.outcome.exception()  # type: ignore[union-attr, misc]
-                yield from note(
-                    "retry.scheduled", request.source, attempt=state.attempt_number, wait_s=float(step)
-                )
+                yield from note("retry.scheduled", request.source, attempt=state.attempt_number, wait_s=float(step))
                 state.prepare_for_next_attempt()
                 yield from sleep(float(step))
             elif isinstance(step, DoAttempt):
