@@ -20,6 +20,8 @@ from featurechaos.errors import RequestError
 from featurechaos.impact.drift import ks, psi
 from featurechaos.impact.kind import PROBABILITY, Kind
 
+__all__ = ["BINS", "GRID", "GRID_BITS", "Block", "ks", "psi"]
+
 BINS = 64
 GRID_BITS = 24
 GRID = 1 << GRID_BITS

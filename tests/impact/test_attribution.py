@@ -90,12 +90,7 @@ def test_a_response_of_one_sort_is_one_group() -> None:
 def test_every_degraded_view_gets_the_whole_pair() -> None:
     response = Served({"plane": [SNAPSHOT, FRESH, STALE], "airport": [LAST_KNOWN, FRESH, NOTHING]})
 
-    groups = {
-        int(row): group.blames
-        for group in attribute(response)
-        if group.rows is not None
-        for row in group.rows
-    }
+    groups = {int(row): group.blames for group in attribute(response) if group.rows is not None for row in group.rows}
 
     assert groups == {
         0: (
@@ -226,9 +221,7 @@ def test_pairs_that_are_no_earlier_state_are_not_subtracted() -> None:
         Pairs() - counted([(SNAPSHOT, FRESH, 0.1, 0.2)])
 
 
-@pytest.mark.parametrize(
-    "told", [{}, Pairs().to_dict() | {"keyed": [{}]}, Pairs().to_dict() | {"origins": 3}]
-)
+@pytest.mark.parametrize("told", [{}, Pairs().to_dict() | {"keyed": [{}]}, Pairs().to_dict() | {"origins": 3}])
 def test_pairs_are_not_read_from_anything_else(told: dict[str, object]) -> None:
     with pytest.raises(RequestError, match="pairs want the mapping"):
         Pairs.from_dict(told)

@@ -48,9 +48,7 @@ def offline(pairs: list[tuple[float, float]], *, threshold: float = 0.3) -> dict
 
 
 @given(streams, cuts)
-def test_any_split_adds_up_to_a_plain_loop_over_the_pairs(
-    pairs: list[tuple[float, float]], places: list[int]
-) -> None:
+def test_any_split_adds_up_to_a_plain_loop_over_the_pairs(pairs: list[tuple[float, float]], places: list[int]) -> None:
     edges = [0, *sorted(min(place, len(pairs)) for place in places), len(pairs)]
     parts = [block(pairs[a:b]) for a, b in pairwise(edges)]
 

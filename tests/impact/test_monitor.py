@@ -108,9 +108,7 @@ def snapshot(*values: float, request_id: str = "r", **more: Any) -> Answer:
 def make() -> Iterator[Callable[..., ImpactMonitor]]:
     made: list[ImpactMonitor] = []
 
-    def monitor(
-        clean: Callable[[Answer], Any] = doubled, predict: Any = delay, **options: Any
-    ) -> ImpactMonitor:
+    def monitor(clean: Callable[[Answer], Any] = doubled, predict: Any = delay, **options: Any) -> ImpactMonitor:
         given = {"threshold": 0.3, "sample_share": 1.0, "flip_budget": 0.02} | options
         made.append(ImpactMonitor(Client(clean), predict, **given))
         return made[-1]
@@ -332,9 +330,7 @@ def test_a_pair_with_a_score_that_is_none_fails_alone(make: Make, caplog: pytest
 
 
 def test_scores_may_have_another_range(make: Make) -> None:
-    monitor = make(
-        lambda response: Answer(response.values + 30), threshold=15, kind=Kind("minutes", -60, 600)
-    )
+    monitor = make(lambda response: Answer(response.values + 30), threshold=15, kind=Kind("minutes", -60, 600))
 
     monitor.predict(snapshot(-20.0, 0.0, 100.0))
 
@@ -573,9 +569,7 @@ def test_an_async_client_is_asked_on_its_own_loop() -> None:
             return doubled(response)
 
     async def serve() -> Report:
-        with ImpactMonitor(
-            AsyncClient(), delay, threshold=0.3, sample_share=1.0, flip_budget=0.02
-        ) as monitor:
+        with ImpactMonitor(AsyncClient(), delay, threshold=0.3, sample_share=1.0, flip_budget=0.02) as monitor:
             monitor.predict(snapshot(0.2))
             assert await asyncio.to_thread(monitor.flush)
             assert loops == [asyncio.get_running_loop()]

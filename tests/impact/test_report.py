@@ -87,9 +87,7 @@ def test_a_report_reads_as_a_table() -> None:
     told = str(report(1))
 
     head, titles, *rows = told.splitlines()
-    assert head == (
-        "impact on delay: 800 predictions, 405 sampled, 400 paired, 0 unpaired, 3 dropped, 2 failed"
-    )
+    assert head == ("impact on delay: 800 predictions, 405 sampled, 400 paired, 0 unpaired, 3 dropped, 2 failed")
     assert titles.split("  ")[-1].strip() == "PSI"
     assert [row.split("  ")[0] or row.split("  ")[1] for row in rows[:4]] == [
         "all pairs",

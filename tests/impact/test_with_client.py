@@ -1,0 +1,123 @@
+"""The monitor on a real client over a memory store: faults in, honest counters out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin
+from featurechaos.faults import Outage
+from featurechaos.impact import ImpactMonitor, Report
+
+ROWS = 400
+DEFAULT = 0.9
+CONFIG = {
+    "project": "p",
+    "sources": {"primary": {"type": "memory"}},
+    "views": [
+        {
+            "name": "plane",
+            "join_keys": {"tail": "int64"},
+            "features": {"risk": {"dtype": "float32", "default": DEFAULT}},
+            "ttl_s": None,
+        }
+    ],
+    "policy": {"last_known": None, "retry": None, "breaker": None, "empty": None},
+    "chaos": {"enabled": True, "max_share": 1.0},
+}
+RISK = np.random.default_rng(41).random(ROWS).astype(np.float32)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeatureClient]:
+    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
+    with FeatureClient.from_config(CONFIG) as one:
+        one.write_to_online_store("plane", table())
+        yield one
+
+
+def table() -> dict[str, NDArray[Any]]:
+    then = np.full(ROWS, int((time.time() - 60) * 1e6)).astype("M8[us]")  # noqa: TID251 - a row's date
+    return {"tail": np.arange(ROWS), "risk": RISK, "event_timestamp": then}
+
+
+def risk(response: Any) -> NDArray[np.float32]:
+    return np.asarray(response.columns["risk"])
+
+
+def batches() -> list[dict[str, NDArray[Any]]]:
+    return [{"tail": np.arange(first, first + 20)} for first in range(0, ROWS, 20)]
+
+
+def serve(client: FeatureClient, monitor: ImpactMonitor) -> list[float]:
+    served: list[float] = []
+    for k, tails in enumerate(batches()):
+        served += monitor.predict(client.get_online_features(["plane:risk"], tails, request_id=str(k))).tolist()
+    assert monitor.flush(10)
+    return served
+
+
+def test_without_a_fault_nothing_changes(client: FeatureClient) -> None:
+    with ImpactMonitor(client, risk, threshold=0.3, sample_share=1.0) as monitor:
+        served = serve(client, monitor)
+        report = monitor.report()
+
+    assert served == RISK.tolist()
+    assert (report.pairs, report.flips, report.mean_abs_delta) == (ROWS, 0, 0.0)
+    assert list(report.by_origin) == [Origin.PRIMARY]
+
+
+def test_counters_of_an_outage_equal_a_loop_over_the_pairs(client: FeatureClient) -> None:
+    with (
+        ImpactMonitor(client, risk, threshold=0.3, sample_share=1.0) as monitor,
+        client.chaos.inject(Outage(source="primary"), share=0.5, lease_s=60, seed=3, reason="a test"),
+    ):
+        served = serve(client, monitor)
+        report = monitor.report()
+
+    pairs = list(zip(served, RISK.tolist(), strict=True))
+    lost = [(score, clean) for score, clean in pairs if score != clean]
+    flips = sum((score >= 0.3) != (clean >= 0.3) for score, clean in pairs)
+    assert 0 < len(lost) < ROWS
+    assert {score for score, _ in lost} == {float(np.float32(DEFAULT))}
+    assert (report.predictions, report.pairs, report.flips) == (ROWS, ROWS, flips)
+    assert report.by_origin[Origin.DEFAULT].pairs == len(lost)
+    assert report.by_origin[Origin.DEFAULT].flips == flips
+    assert report.by_cause[Cause.REFUSED].flips == flips
+    assert report.by_view["plane"].flips_up == flips
+    assert report.mean_delta == pytest.approx(np.mean([score - clean for score, clean in pairs]), abs=1e-6)
+
+
+def test_a_share_of_the_requests_is_paired_and_all_are_counted(client: FeatureClient) -> None:
+    with ImpactMonitor(client, risk, threshold=0.3, sample_share=0.5) as monitor:
+        serve(client, monitor)
+        report = monitor.report()
+
+    assert report.predictions == ROWS
+    assert 0 < report.pairs < ROWS
+    assert report.pairs % 20 == 0
+
+
+def test_an_async_client_is_monitored_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
+
+    async def run() -> Report:
+        async with AsyncFeatureClient.from_config(CONFIG) as client:
+            await client.write_to_online_store("plane", table())
+            with ImpactMonitor(client, risk, threshold=0.3, sample_share=1.0) as monitor:
+                fault = Outage(source="primary")
+                with client.chaos.inject(fault, share=1.0, lease_s=60, seed=3, reason="a test"):
+                    for tails in batches():
+                        monitor.predict(await client.get_online_features(["plane:risk"], tails))
+                    assert await asyncio.to_thread(monitor.flush)
+                return monitor.report()
+
+    report = asyncio.run(run())
+
+    assert (report.pairs, report.flips) == (ROWS, int((RISK < 0.3).sum()))
