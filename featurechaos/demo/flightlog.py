@@ -172,7 +172,8 @@ def _codes(names: pd.Series[Any]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
 def _read_cached(path: Path) -> FlightLog | None:
     """What `_keep` kept; None if it is not there, or damaged (a zip keeps a CRC of each column)."""
     try:
-        with np.load(path, allow_pickle=False) as columns:
+        # Opened here: np.load leaves the file open when it is no zip.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
             return FlightLog(**{field.name: columns[field.name] for field in fields(FlightLog)})
     except FileNotFoundError:
         return None
@@ -187,9 +188,7 @@ def _keep(log: FlightLog, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     except OSError as error:
-        _log.warning(
-            "the flights cannot be cached in %s (%s): each start reads the package", path.parent, error
-        )
+        _log.warning("the flights cannot be cached in %s (%s): each start reads the package", path.parent, error)
         return
     try:
         with os.fdopen(handle, "wb") as file:

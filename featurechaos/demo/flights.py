@@ -24,6 +24,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurechaos.clock import ShiftedClock
 from featurechaos.demo.flightlog import HOUR_US, MINUTE_US, FlightLog
 from featurechaos.demo.scoring import Answered, Model
 from featurechaos.demo.tables import LATE_MIN, Ints, Known, Table
@@ -128,7 +129,7 @@ class FlightsWorld:
 
     @property
     def model(self) -> Model:
-        """Fitted on the train sample as fresh; it alerts on the top fifth of flights held out of both samples."""
+        """Fitted on the train sample as fresh; alerts on the top fifth of flights in neither sample."""
         with self._lock:
             if not self._fitted:
                 self._fitted.append(self._fit())
@@ -182,9 +183,7 @@ class FlightsWorld:
         read_us = requests.read_at.astype(np.int64) if at is None else np.full(len(requests), instant_us(at))
         return table.known(table.entity[requests.flight], read_us - round(age_s * 1e6))
 
-    def features_at(
-        self, requests: Requests, *, age_s: float = 0, at: Instant | None = None
-    ) -> NDArray[np.float32]:
+    def features_at(self, requests: Requests, *, age_s: float = 0, at: Instant | None = None) -> NDArray[np.float32]:
         """The true features of each request, read straight from the tables: float32 (n, 28), NaN is null.
 
         Args:
@@ -224,9 +223,7 @@ class FlightsWorld:
 
     def _fit(self) -> Model:
         train = self._asked(self.train)
-        model = Model.fit(
-            self.feature_refs, self.features_at(train), train.inputs, train.labels, seed=self.seed
-        )
+        model = Model.fit(self.feature_refs, self.features_at(train), train.inputs, train.labels, seed=self.seed)
         held_out = self._held_out()
         return model.alerting(self.features_at(held_out), held_out.inputs)
 
@@ -257,6 +254,11 @@ def world() -> FlightsWorld:
     """The default world, built once a process."""
     with _lock:
         return _default()
+
+
+def clock(at: Instant) -> ShiftedClock:
+    """A clock that runs from an instant of that year on, for a client that lives in this world."""
+    return ShiftedClock(instant_us(at) / 1e6)
 
 
 def instant_us(instant: Instant) -> int:

@@ -67,9 +67,7 @@ _lock = threading.Lock()
 _spawner: _Spawner | None = None
 
 
-def spawn(
-    argv: Sequence[str], *, cwd: Path, log: Path, pass_fds: tuple[int, ...] = ()
-) -> subprocess.Popen[bytes]:
+def spawn(argv: Sequence[str], *, cwd: Path, log: Path, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """Start a process that is SIGKILLed by the kernel when ours ends, by whatever death (Linux).
 
     It runs in a session of its own, so that Ctrl-C in a terminal reaches us and not it. Elsewhere

@@ -57,9 +57,7 @@ class Relay:
                 self.open.discard(writer)
                 writer.close()
 
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool
-    ) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool) -> None:
         while data := await source.read(_CHUNK_BYTES):
             while data:
                 await self._flowing()
