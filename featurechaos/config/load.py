@@ -1,0 +1,116 @@
+"""From a file or a mapping to settings: the one way down."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
+
+from featurechaos.config import policies, sources, views
+from featurechaos.config.interpolate import Resolved, resolve
+from featurechaos.config.mistakes import Mistake, spot, told
+from featurechaos.config.read import read
+from featurechaos.config.secrets import Secrets
+from featurechaos.config.settings import Settings
+from featurechaos.config.spec import Chaos, Core, Impact, Metrics
+from featurechaos.errors import SpecError
+
+ARMED = "FEATURECHAOS_CHAOS"
+# Part of every stored key, of paths and of folder names.
+_PROJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    stores: sources.Stores | None = None,
+    name: str | None = None,
+) -> Settings:
+    """Read, fill in and check a config.
+
+    Args:
+        source: the path of a YAML file, or a mapping of the same shape.
+        environ: where `${VAR}` and the arming come from; the process's environment if None. Nothing
+            below this reads it.
+        stores: store classes by type, before the built-in and installed ones.
+        name: what to call the config in messages; its file name, or `config`, if None.
+
+    Raises:
+        SpecError: one sentence, beginning with the file's name and the path of the mistake.
+    """
+    own_name, written = read(source)
+    environ = os.environ if environ is None else environ
+    secrets = Secrets()
+    try:
+        resolved = resolve(written, environ)
+        secrets = resolved.secrets
+        return _settings(name or own_name, resolved, environ, stores)
+    except Mistake as mistake:
+        at = f"{spot(mistake.path)}: " if mistake.path else ""
+        problem = f"{name or own_name}: {at}{secrets.message(mistake.reason)}"
+    # Out here, so that nothing that repeats the config's values is chained to it.
+    raise SpecError(problem)
+
+
+def schema(stores: sources.Stores | None = None) -> dict[str, Any]:
+    """The JSON schema of a config, with what each store found here takes under `sources`."""
+    found = {kind: store.spec for kind, store in sorted(sources.find(stores).items())}
+    models = [(model, "validation") for model in (Core, *found.values())]
+    references, definitions = models_json_schema(models, ref_template="#/$defs/{model}")  # type: ignore[arg-type]
+    whole = {**references[Core, "validation"], **definitions}
+    core = whole["$defs"][Core.__name__]
+    core["properties"]["sources"]["additionalProperties"] = {
+        "anyOf": [references[spec, "validation"] for spec in found.values()]
+    }
+    for kind, spec in found.items():
+        shape = whole["$defs"][references[spec, "validation"]["$ref"].rpartition("/")[2]]
+        shape["properties"] |= {"type": {"const": kind}, "role": {"enum": ["primary", "replica", "snapshot"]}}
+        shape["required"] = sorted({*shape.get("required", ()), "type"})
+    return whole
+
+
+def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores: sources.Stores | None) -> Settings:
+    core = _core(resolved)
+    if not _PROJECT.fullmatch(core.project):
+        raise Mistake(("project",), f"wanted letters, digits, _ and -, got {core.project!r:.60}")
+    policies.check_built(core)
+    policies.check_order(core.policy.order, core.sources, ("policy", "order"))
+    made = sources.make(resolved, order=core.policy.order, stores=stores)
+    policy = core.policy.model_copy(update={"order": core.policy.order or tuple(made)})
+    known = views.make(core.project, core.views)
+    each = policies.make(policy, core.views, made)
+    policies.check_times(policy, each, made)
+    # A section that is null is off: nothing is scored twice.
+    impact = core.impact or Impact(sample_share=0)
+    policies.check_reference(impact.reference_source, made)
+    return Settings(
+        name=name,
+        project=core.project,
+        sources=MappingProxyType(made),
+        views=MappingProxyType(known),
+        policies=MappingProxyType(each),
+        policy=policy,
+        services=MappingProxyType(views.services(core.services, known)),
+        chaos=core.chaos or Chaos(),
+        impact=impact,
+        metrics=core.metrics or Metrics(),
+        is_armed=environ.get(ARMED) == "armed",
+        source_text=resolved.original,
+        secrets=resolved.secrets,
+        stores=stores,
+    )
+
+
+def _core(resolved: Resolved) -> Core:
+    mistake: Mistake
+    try:
+        return Core.model_validate(resolved.tree)
+    except ValidationError as error:
+        mistake = told(error, Core, resolved.tree, (), resolved.secrets)
+    raise mistake
