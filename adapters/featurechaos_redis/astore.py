@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+from pydantic import BaseModel
+
 from featurechaos.errors import SpecError, StoreUnavailable, translating
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Place, WriteCounts
@@ -27,7 +29,7 @@ class AsyncRedisStore:
 
     bounded: ClassVar[bool] = True
     writable: ClassVar[bool] = True
-    spec: ClassVar[type[RedisSpec]] = RedisSpec
+    spec: ClassVar[type[BaseModel]] = RedisSpec
 
     def __init__(self, spec: RedisSpec, place: Place) -> None:
         self._spec, self._source, self._clock = spec, place.source, place.clock

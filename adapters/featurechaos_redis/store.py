@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+from pydantic import BaseModel
+
 from featurechaos.errors import SpecError, translating
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
@@ -30,7 +32,7 @@ class RedisStore:
 
     bounded: ClassVar[bool] = True
     writable: ClassVar[bool] = True
-    spec: ClassVar[type[RedisSpec]] = RedisSpec
+    spec: ClassVar[type[BaseModel]] = RedisSpec
 
     def __init__(self, spec: RedisSpec, place: Place) -> None:
         self._spec, self._source, self._clock = spec, place.source, place.clock
@@ -50,11 +52,11 @@ class RedisStore:
         )
 
     @classmethod
-    def open(cls, spec: RedisSpec, place: Place) -> RedisStore:
+    def open(cls, spec: Any, place: Place) -> RedisStore:
         return (RedisReplica if spec.role == "replica" else cls)(spec, place)
 
     @classmethod
-    def aopen(cls, spec: RedisSpec, place: Place) -> AsyncRedisStore:
+    def aopen(cls, spec: Any, place: Place) -> AsyncRedisStore:
         return (AsyncRedisReplica if spec.role == "replica" else AsyncRedisStore)(spec, place)
 
     def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:

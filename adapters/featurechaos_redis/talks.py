@@ -77,8 +77,7 @@ def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Talk[WriteCou
     layout = command(b"SET", layout_key(ask.view.project, ask.layout.hash), ask.layout.describe(), b"NX")
     keep = b"%d" % (0 if expire_s is None else max(1, round(expire_s * 1000)))
     calls: list[Call] = [
-        ([head + id_ + b"}" for id_ in ids[part]], [keep, *blobs[part]])
-        for part in chunks(len(ids), _ROWS_A_CALL)
+        ([head + id_ + b"}" for id_ in ids[part]], [keep, *blobs[part]]) for part in chunks(len(ids), _ROWS_A_CALL)
     ]
     older = sum((yield from call(KEEP_NEWEST, calls, before=[layout])))
     newest = b"%d" % int(batch.event_time.max())
