@@ -6,11 +6,12 @@ about a drill afterwards is a pure function of that history, and can be said aga
 
 from __future__ import annotations
 
+from featurechaos.drills.checks import Check, Outcome
 from featurechaos.drills.history import History, HistoryWriter
-from featurechaos.drills.report import write_report
 from featurechaos.drills.reading import load_script, parse_script
+from featurechaos.drills.report import write_report
 from featurechaos.drills.script import Script
-from featurechaos.drills.verdict import Check, Outcome, Verdict, judge
+from featurechaos.drills.verdict import Verdict, judge
 
 __all__ = [
     "Check",

@@ -8,15 +8,17 @@ from featurechaos.config.mistakes import Mistake, Path
 from featurechaos.drills.probes import OverlapAtK, Probe, ShadowDrops, TimeToAlarmS
 from featurechaos.drills.script import Script
 
+Unbuilt = Iterator[tuple[Path, str, str]]
+"""Where, what, and what to write instead."""
+
 
 def must_be_built(script: Script) -> None:
     """Refuse the first part of a script that nothing would carry out."""
-    for path, part, instead in _unbuilt(script):
+    for path, part, instead in (*_whole(script), *_report(script), *_asked(script)):
         raise Mistake(path, f"{part} is not built yet; {instead}")
 
 
-def _unbuilt(script: Script) -> Iterator[tuple[Path, str, str]]:
-    leave_out = "leave it out"
+def _whole(script: Script) -> Unbuilt:
     if script.target.kind != "local":
         yield ("target", "kind"), f"kind {script.target.kind}", "kind local starts its own servers"
     if script.load == "none":
@@ -25,21 +27,27 @@ def _unbuilt(script: Script) -> Iterator[tuple[Path, str, str]]:
         yield ("clock",), f"the {script.clock} clock", "leave it out, or write real"
     if script.exposure != "live":
         yield ("exposure",), f"exposure {script.exposure}", "leave it out, or write live"
-    for key in ("window", "groups"):
-        if getattr(script, key) is not None:
-            yield (key,), key, leave_out
     if script.model and not script.model.predict:
         yield ("model", "predict"), "a model that is only named", "give predict as package.module:name"
+    for key in ("window", "groups"):
+        if getattr(script, key) is not None:
+            yield (key,), key, "leave it out"
     for index, step in enumerate(script.method):
         if step.ramp:
-            yield ("method", index, "ramp"), "ramp", leave_out
+            yield ("method", index, "ramp"), "ramp", "leave it out"
+
+
+def _report(script: Script) -> Unbuilt:
     if script.report.notify:
-        yield ("report", "notify"), "notify", leave_out
+        yield ("report", "notify"), "notify", "leave it out"
     if script.report.dir and "://" in script.report.dir:
         yield ("report", "dir"), "a report at an address", "give a folder"
+
+
+def _asked(script: Script) -> Unbuilt:
     for path, probe in _probes(script):
         if isinstance(probe, (OverlapAtK, ShadowDrops, TimeToAlarmS)):
-            yield (*path, "probe"), f"probe {probe.probe}", leave_out
+            yield (*path, "probe"), f"probe {probe.probe}", "leave it out"
         for key in ("group", "against", "max_ratio"):
             if getattr(probe, key) is not None:
                 yield (*path, key), key, "leave it out: there is one group"

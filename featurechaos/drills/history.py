@@ -25,7 +25,6 @@ END_REASONS = ("done", "not_steady", "guard", "interrupted", "error")
 PHASES = ("before", "during", "after")
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One thing that happened at `t`."""
@@ -188,8 +187,7 @@ class End(Record):
 
 
 KINDS: dict[str, type[Record]] = {
-    record.kind: record
-    for record in (Start, Phase, Request, Pair, Fault, Sample, Calls, GuardState, Note, End)
+    record.kind: record for record in (Start, Phase, Request, Pair, Fault, Sample, Calls, GuardState, Note, End)
 }
 
 
@@ -214,7 +212,7 @@ class History:
 
 def to_line(record: Record) -> str:
     """One record as one line, its newline included and passwords cut out of addresses."""
-    body: dict[str, Any] = {"t": round(record.t, 6), "kind": record.kind}
+    body: dict[str, Any] = {"t": record.t, "kind": record.kind}
     for each in fields(record):
         value = getattr(record, each.name)
         if each.name != "t" and (each.name == "format" or not _is_default(each, value)):
@@ -258,7 +256,7 @@ class HistoryWriter:
     def __init__(self, path: str | Path, *, most: int = 2_000_000) -> None:
         self._lock = threading.Lock()
         self._most, self._written, self._dropped = most, 0, 0
-        self._file: IO[str] = Path(path).open("x", encoding="utf-8")
+        self._file: IO[str] = Path(path).open("x", encoding="utf-8")  # noqa: SIM115 - `close` ends it
         self.path = Path(path)
 
     def add(self, *records: Record) -> None:

@@ -8,11 +8,12 @@ from importlib.resources import files
 
 import numpy as np
 
+from featurechaos.drills.checks import Outcome, place
 from featurechaos.drills.history import End, Fault, GuardState, Note, Phase, Record, Sample, Start
+from featurechaos.drills.measures import shown
 from featurechaos.drills.plots import Plot, plots
-from featurechaos.drills.probes import shown
 from featurechaos.drills.script import Script
-from featurechaos.drills.verdict import Outcome, Verdict
+from featurechaos.drills.verdict import Verdict
 from featurechaos.drills.window import Ledger, Window
 from featurechaos.model import Origin
 
@@ -70,7 +71,8 @@ def _head(script: Script, verdict: Verdict) -> str:
     said = [f'<p class="said"><strong>{escape(verdict.sentence)}</strong></p>']
     if script.description:
         said.append(f'<p class="said soft">{escape(script.description)}</p>')
-    return f"<header>{_badge(verdict.outcome, WORDS[verdict.outcome])}<h1>{escape(script.title)}</h1>{''.join(said)}</header>\n"
+    badge = _badge(verdict.outcome, WORDS[verdict.outcome])
+    return f"<header>{badge}<h1>{escape(script.title)}</h1>{''.join(said)}</header>\n"
 
 
 def _badge(outcome: Outcome, word: str) -> str:
@@ -93,7 +95,8 @@ def _tiles(ledger: Ledger, verdict: Verdict) -> str:
     if numbers.get("recovery_s") is not None:
         told.append(("Recovered after", shown(numbers["recovery_s"], "seconds"), "from the end of the fault, for good"))
     tiles = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd class="big">{escape(big)}</dd><dd class="small">{escape(small)}</dd></div>'
+        f'<div class="tile"><dt>{escape(name)}</dt><dd class="big">{escape(big)}</dd>'
+        f'<dd class="small">{escape(small)}</dd></div>'
         for name, big, small in told
     )
     return f'<dl class="tiles">{tiles}</dl>\n'
@@ -133,60 +136,69 @@ def _plot(plot: Plot) -> str:
     )
 
 
-def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> str:
-    """A table in its own scrolling box; heads that begin with # are of numbers, cells are HTML."""
-    numeric = [head.startswith("#") for head in heads]
-    marks = [' class="number"' if is_number else "" for is_number in numeric]
-    top = "".join(f'<th scope="col"{mark}>{escape(head.lstrip("#"))}</th>' for head, mark in zip(heads, marks, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(row, marks, strict=True)) + "</tr>" for row in rows
+def _table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | str], *, note: str = "", kind: str = "wide"
+) -> str:
+    """A table in its own scrolling box. Heads with a # are of numbers; cells are HTML; a text heads a group."""
+    marks = [' class="number"' if head.startswith("#") else "" for head in heads]
+    top = "".join(
+        f'<th scope="col"{mark}>{escape(head.lstrip("#"))}</th>' for head, mark in zip(heads, marks, strict=True)
     )
+    body = []
+    for row in rows:
+        if isinstance(row, str):
+            body.append(f'<tr><th scope="rowgroup" colspan="{len(heads)}">{escape(row)}</th></tr>')
+        else:
+            body.append(
+                "<tr>" + "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(row, marks, strict=True)) + "</tr>"
+            )
+    said = f'<p class="soft">{escape(note)}</p>' if note else ""
     return (
-        f'<section><h2>{escape(title)}</h2>{f"<p class=soft>{escape(note)}</p>" if note else ""}'
-        f'<div class="scroll" role="region" aria-label="{escape(title, quote=True)}" tabindex="0"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></section>\n"
+        f"<section><h2>{escape(title)}</h2>{said}"
+        f'<div class="scroll" role="region" aria-label="{escape(title, quote=True)}" tabindex="0">'
+        f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div></section>\n'
     )
 
 
 def _checks(verdict: Verdict) -> str:
     if not verdict.checks:
         return ""
-    rows = [
-        (
-            _badge(check.outcome, str(check.outcome)),
-            escape(check.phase),
-            escape(check.name),
-            escape(check.wanted),
-            escape(check.got) + (f'<br><span class="soft">{escape(check.why)}</span>' if check.why not in ("", check.got) else ""),
-        )
-        for check in verdict.checks
-    ]
-    counts = {word: sum(check.outcome is word for check in verdict.checks) for word in (Outcome.HELD, Outcome.WEAKNESS, Outcome.UNKNOWN)}
+    rows: list[Sequence[str] | str] = []
+    for check, last in zip(verdict.checks, (None, *verdict.checks), strict=False):
+        if last is None or check.phase != last.phase:
+            rows.append(place(check))
+        why = f'<br><span class="soft">{escape(check.why)}</span>' if check.why not in ("", check.got) else ""
+        badge = _badge(check.outcome, str(check.outcome))
+        rows.append((badge, escape(check.name), escape(check.wanted), escape(check.got) + why))
+    counts = {word: sum(check.outcome is word for check in verdict.checks) for word in Outcome}
     note = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return _table("What was asked", ("Outcome", "When", "What", "Wanted", "Got"), rows, note=f"{note}.")
+    return _table("What was asked", ("Outcome", "What", "Wanted", "Got"), rows, note=f"{note}.", kind="checks")
 
 
 def _phases(ledger: Ledger) -> str:
-    rows = []
-    for name, window in ledger.phases.items():
-        totals = window.requests.origins.sum(axis=0)
-        for origin in Origin:
-            if totals[origin]:
-                rows.append(
-                    (
-                        escape(name),
-                        f'<i class="swatch o-{origin.name}"></i>{origin.name}',
-                        f"{int(totals[origin]):,}",
-                        shown(totals[origin] / totals.sum(), "share"),
-                        _quantile(window, 0.5, origin),
-                        _p99(window, origin),
-                        _oldest(window, origin),
-                        _flip_rate(window, origin),
-                    )
-                )
+    rows = [
+        _phase_row(name, window, origin)
+        for name, window in ledger.phases.items()
+        for origin in Origin
+        if window.requests.origins[:, origin].any()
+    ]
     heads = ("Phase", "Origin", "#Rows", "#Share", "#Median", "#p99", "#Oldest row", "#Decisions changed")
     note = "Rows are one view of one entity. Times and ages are of the requests that were mostly served by that origin."
     return _table("Phase by phase", heads, rows, note=note) if rows else ""
+
+
+def _phase_row(name: str, window: Window, origin: Origin) -> Sequence[str]:
+    totals = window.requests.origins.sum(axis=0)
+    return (
+        escape(name),
+        f'<span class="whole"><i class="swatch o-{origin.name}"></i>{origin.name}</span>',
+        f"{int(totals[origin]):,}",
+        shown(totals[origin] / totals.sum(), "share"),
+        _quantile(window, 0.5, origin),
+        _p99(window, origin),
+        _oldest(window, origin),
+        _flip_rate(window, origin),
+    )
 
 
 def _flip_rate(window: Window, origin: Origin) -> str:

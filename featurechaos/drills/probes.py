@@ -7,12 +7,12 @@ runner writes down a `Sample`, and they are judged from that.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
 
+from featurechaos.drills.measures import Measure, mean_of, quantile_of, share_of, shown
 from featurechaos.drills.values import (
     CauseName,
     Count,
@@ -26,27 +26,12 @@ from featurechaos.drills.values import (
     Spec,
     Text,
 )
-from featurechaos.drills.window import Counts, Floats, Mask, Pairs, Window
+from featurechaos.drills.window import Counts, Mask, Pairs, Window
 from featurechaos.impact.counters import psi
 from featurechaos.model import Cause, Origin
 
-Z = 2.576
-"""Two-sided 99 %, the doubt a `margin` has to cover."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """What a probe found. `value` None: nothing to go by, for the reason in `why`.
-
-    `samples` is how many `of` it rests on; `low` and `high` bound the true value of a rate at 99 %.
-    """
-
-    value: float | None
-    samples: int = 0
-    of: str = "requests"
-    low: float | None = None
-    high: float | None = None
-    why: str = ""
+Counted = tuple[Counts | Mask, Counts, str]
+"""(n,) how many things of each request count, (n,) of how many, and what those are called."""
 
 
 class Probe(Spec):
@@ -89,7 +74,13 @@ class Probe(Spec):
 
     def measure(self, window: Window) -> Measure:
         """The value over a window."""
-        raise NotImplementedError
+        counted = self.count(window)
+        return share_of(*counted) if counted else Measure(None, why="there is no such number")
+
+    def count(self, window: Window) -> Counted | None:
+        """How a share comes about; None for what is not a share."""
+        del window
+        return None
 
     def holds(self, value: float) -> bool:
         """Whether a value is within the bounds."""
@@ -100,48 +91,36 @@ class Probe(Spec):
         )
 
 
-class _Share(Probe):
-    """A share of things, with how sure one can be of it."""
-
-    def measure(self, window: Window) -> Measure:
-        hits, totals, of = self.count(window)
-        return share_of(hits, totals, of)
-
-    def count(self, window: Window) -> tuple[Counts | Mask, Counts, str]:
-        """(n,) how many things of each request count, (n,) of how many, and what they are called."""
-        raise NotImplementedError
-
-
-class ErrorRate(_Share):
+class ErrorRate(Probe):
     probe: Literal["error_rate"]
 
     noun = "share of requests that failed"
 
-    def count(self, window: Window) -> tuple[Counts | Mask, Counts, str]:
+    def count(self, window: Window) -> Counted:
         return ~window.requests.ok, np.ones(len(window.requests), np.int64), "requests"
 
 
-class LateRate(_Share):
+class LateRate(Probe):
     """Requests that the client answered after its deadline and the 10 ms the contract gives it."""
 
     probe: Literal["late_rate"]
 
     noun = "share of requests past their deadline"
 
-    def count(self, window: Window) -> tuple[Counts | Mask, Counts, str]:
+    def count(self, window: Window) -> Counted:
         return window.requests.late, np.ones(len(window.requests), np.int64), "requests"
 
 
-class DegradedShare(_Share):
+class DegradedShare(Probe):
     probe: Literal["degraded_share"]
 
     noun = "share of rows degraded"
 
-    def count(self, window: Window) -> tuple[Counts | Mask, Counts, str]:
+    def count(self, window: Window) -> Counted:
         return window.requests.degraded, window.requests.rows, "rows"
 
 
-class OriginShare(_Share):
+class OriginShare(Probe):
     probe: Literal["origin_share"]
     origin: Origins
 
@@ -149,7 +128,7 @@ class OriginShare(_Share):
     def label(self) -> str:
         return f"share of rows from {' or '.join(self.origin)}"
 
-    def count(self, window: Window) -> tuple[Counts | Mask, Counts, str]:
+    def count(self, window: Window) -> Counted:
         columns = [Origin[name] for name in self.origin]
         return window.requests.origins[:, columns].sum(axis=1), window.requests.rows, "rows"
 
@@ -181,9 +160,9 @@ class FlipRate(_OfPairs):
     def label(self) -> str:
         return f"share of decisions changed{self.scope}"
 
-    def measure(self, window: Window) -> Measure:
+    def count(self, window: Window) -> Counted:
         pairs = self.chosen(window.pairs)
-        return share_of(pairs.flips, pairs.rows, "pairs")
+        return pairs.flips, pairs.rows, "pairs"
 
 
 class Psi(_OfPairs):
@@ -212,7 +191,7 @@ class MeanAbsDelta(_OfPairs):
 
     def measure(self, window: Window) -> Measure:
         pairs = self.chosen(window.pairs)
-        return _mean(pairs.sum_abs_delta, pairs.rows)
+        return mean_of(pairs.sum_abs_delta, pairs.rows)
 
 
 class MeanDelta(_OfPairs):
@@ -225,7 +204,7 @@ class MeanDelta(_OfPairs):
 
     def measure(self, window: Window) -> Measure:
         pairs = self.chosen(window.pairs)
-        return _mean(pairs.sum_delta, pairs.rows)
+        return mean_of(pairs.sum_delta, pairs.rows)
 
 
 class AlertRateRatio(_OfPairs):
@@ -269,10 +248,11 @@ class LatencyS(Probe):
         return "slowest request" if self.quantile == 1 else f"latency, p{100 * self.quantile:g}"
 
     def measure(self, window: Window) -> Measure:
+        return super().measure(window) if self.quantile is None else quantile_of(window.requests.seen_s, self.quantile)
+
+    def count(self, window: Window) -> Counted | None:
         seen = window.requests.seen_s
-        if self.quantile is None:
-            return share_of(seen > self.over, np.ones(len(seen), np.int64), "requests")
-        return quantile_of(seen, self.quantile)
+        return None if self.over is None else (seen > self.over, np.ones(len(seen), np.int64), "requests")
 
 
 class AgeS(Probe):
@@ -416,69 +396,3 @@ PROBES: dict[str, type[Probe]] = {
     "time_to_alarm_s": TimeToAlarmS,
     "shadow_drops": ShadowDrops,
 }
-
-
-def share_of(hits: Counts | Mask, totals: Counts, of: str) -> Measure:
-    """A share with its 99 % interval: Wilson's, on as many things as they are worth.
-
-    The rows of one request rise and fall together, so that twenty of them are not twenty proofs:
-    the count is divided by the design effect, after Kish, "Survey Sampling", 1965.
-    """
-    total = int(totals.sum())
-    if not total:
-        return Measure(None, 0, of, why=f"there were no {of}")
-    rate = float(hits.sum()) / total
-    worth = total / _design_effect(hits, totals, rate)
-    centre = (rate + Z * Z / (2 * worth)) / (1 + Z * Z / worth)
-    reach = Z / (1 + Z * Z / worth) * math.sqrt(rate * (1 - rate) / worth + Z * Z / (4 * worth * worth))
-    return Measure(rate, total, of, max(centre - reach, 0.0), min(centre + reach, 1.0))
-
-
-def quantile_of(values: Floats, quantile: float) -> Measure:
-    """A quantile by its smallest member at or above; unknown with too few values to hold one beyond it."""
-    if not len(values):
-        return Measure(None, why="there were no requests to time")
-    needed = 1 if quantile in (0, 1) else math.ceil(round(1 / min(quantile, 1 - quantile), 6))
-    if len(values) < needed:
-        return Measure(None, len(values), why=f"p{100 * quantile:g} needs {needed} requests")
-    return Measure(float(np.quantile(values, quantile, method="inverted_cdf")), len(values))
-
-
-def shown(value: float | None, unit: str) -> str:
-    """A value as a person reads it: 12.3 ms, 4.2 %, yes."""
-    if value is None:
-        return "unknown"
-    if unit == "claim":
-        return "yes" if value else "no"
-    if unit == "share":
-        return f"{_short(100 * value)} %"
-    if unit == "seconds":
-        return _time(value)
-    return _short(value)
-
-
-def _design_effect(hits: Counts | Mask, totals: Counts, rate: float) -> float:
-    count, spread = len(totals), rate * (1 - rate) * int(totals.sum())
-    if count < 2 or not spread:  # noqa: PLR2004 - a variance takes two
-        return max(float(totals.max(initial=1)), 1.0)
-    return max(float(((hits - rate * totals) ** 2).sum()) * count / (count - 1) / spread, 1.0)
-
-
-def _mean(sums: Floats, rows: Counts) -> Measure:
-    total = int(rows.sum())
-    if not total:
-        return Measure(None, 0, "pairs", why="there were no pairs")
-    return Measure(float(sums.sum()) / total, total, "pairs")
-
-
-def _short(value: float) -> str:
-    if value == int(value) and abs(value) < 1e6:  # noqa: PLR2004 - past it, digits say nothing
-        return f"{value:.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"  # noqa: PLR2004
-
-
-def _time(value: float) -> str:
-    for least, size, name in ((86400, 86400, "d"), (3600, 3600, "h"), (120, 60, "min")):
-        if value >= least:
-            return f"{_short(value / size)} {name}"
-    return f"{_short(value)} s" if value >= 1 or value == 0 else f"{_short(value * 1e3)} ms"

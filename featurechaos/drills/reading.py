@@ -166,7 +166,7 @@ class _Filling:
 
 def _typed(text: str) -> Any:
     """A value from outside the file, read as YAML reads a plain one: 30 is a number, true a truth value."""
-    import yaml  # noqa: PLC0415 - only a value from outside needs it
+    import yaml
 
     try:
         value = yaml.safe_load(text)
@@ -304,9 +304,7 @@ def _must_agree(script: Script) -> None:
             raise Mistake(("method", index, "name"), f"{name!r} is already the name of method[{names.index(name)}]")
     for index, step in enumerate(script.method):
         together = sum(
-            other.inject.load_share
-            for other in script.faults
-            if other.inject and other.at_s <= step.at_s < other.end_s
+            other.inject.load_share for other in script.faults if other.inject and other.at_s <= step.at_s < other.end_s
         )
         if step.inject and together > script.limits.max_share + 1e-9:
             raise Mistake(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from featurechaos.drills.probes import Probe
 from featurechaos.drills.script import Recovery
@@ -18,11 +19,13 @@ LEAST_REQUESTS = 5
 class Recovered:
     """`after_s`: from the end of the last fault to the end of the first stretch from which all hold.
 
-    None: it never held for good, or (`is_unknown`) there was nothing to see. `flaps` counts how
-    often it held and was lost again.
+    None: it never held for good, or (`is_unknown`) there was too little to see. `lost_s` is the end
+    of the last stretch that did not hold: the truth lies between the two. `flaps` counts how often
+    it held and was lost again.
     """
 
     after_s: float | None
+    lost_s: float = 0.0
     flaps: int = 0
     is_unknown: bool = False
     why: str = ""
@@ -37,11 +40,13 @@ def recovered(ledger: Ledger, wanted: Recovery) -> Recovered:
     told = _stretches(ledger, wanted.check, began)
     if not told:
         return Recovered(None, is_unknown=True, why="nothing was asked after the fault's end")
-    flaps = sum(was and not now for (_, was), (_, now) in zip(told, told[1:], strict=False))
-    if not told[-1][1]:
-        return Recovered(None, flaps, why="not by the end of the drill")
+    flaps = sum(was and not now for (_, was), (_, now) in pairwise(told))
     lost = max((at for at, (_, holds) in enumerate(told) if not holds), default=-1)
-    return Recovered(round(told[lost + 1][0] - began, 3), flaps)
+    lost_s = round(told[lost][0] - began, 3) if lost >= 0 else 0.0
+    if lost == len(told) - 1:
+        is_unknown = ledger.whole.end < began + wanted.within_s
+        return Recovered(None, lost_s, flaps, is_unknown, why="not by the end of the drill")
+    return Recovered(round(told[lost + 1][0] - began, 3), lost_s, flaps)
 
 
 def _stretches(ledger: Ledger, probe: Probe, began: float) -> list[tuple[float, bool]]:

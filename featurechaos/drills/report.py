@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from featurechaos.drills.checks import Outcome
 from featurechaos.drills.history import History
 from featurechaos.drills.page import WORDS, page
 from featurechaos.drills.script import Script
-from featurechaos.drills.verdict import Outcome, Verdict
+from featurechaos.drills.verdict import Verdict
 from featurechaos.drills.window import Ledger
 
 HISTORY, VERDICT = "history.jsonl", "verdict.json"
@@ -49,14 +50,20 @@ def as_markdown(verdict: Verdict) -> str:
 
 
 def as_junit(verdict: Verdict) -> str:
-    """The checks as test cases: a weakness is a failure, what is unknown is skipped, the rest of the verdict an error."""
+    """The checks as test cases: a weakness is a failure, an unknown is skipped; the verdict is a case of its own."""
     cases = []
     for check in verdict.checks:
         said = quoteattr(f"wanted {check.wanted}, got {check.got}")
         inside = {Outcome.WEAKNESS: f"<failure message={said}/>", Outcome.UNKNOWN: f"<skipped message={said}/>"}
         name = quoteattr(f"{check.phase}: {check.name}")
-        cases.append(f"<testcase classname={quoteattr(verdict.title)} name={name}>{inside.get(check.outcome, '')}</testcase>")
-    verdict_says = "" if verdict.outcome is Outcome.HELD else f"<failure message={quoteattr(verdict.outcome)}>{escape(verdict.sentence)}</failure>"
+        cases.append(
+            f"<testcase classname={quoteattr(verdict.title)} name={name}>{inside.get(check.outcome, '')}</testcase>"
+        )
+    verdict_says = (
+        ""
+        if verdict.outcome is Outcome.HELD
+        else f"<failure message={quoteattr(verdict.outcome)}>{escape(verdict.sentence)}</failure>"
+    )
     cases.append(f'<testcase classname={quoteattr(verdict.title)} name="verdict">{verdict_says}</testcase>')
     failures = sum("<failure" in case for case in cases)
     skipped = sum("<skipped" in case for case in cases)

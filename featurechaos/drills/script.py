@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import SerializeAsAny, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializeAsAny, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from featurechaos.drills.faults import FaultSpec
 from featurechaos.drills.probes import Probe
 from featurechaos.drills.values import Count, Duration, Rate, Seconds, Seed, Share, Spec, Text
 
-STEADY = "steady_state"
-ACTIONS = ("clear_all", "hydrate", "refresh")
-FORMATS = ("html", "md", "json", "junit")
+STEADY: Literal["steady_state"] = "steady_state"
 
 
 class Target(Spec):
@@ -178,7 +176,7 @@ class Script(Spec):
     tags: tuple[Text, ...] = ()
     config: Text | None = None
     target: Target = Target()
-    configuration: dict[str, str | float | int | bool | None] = {}
+    configuration: dict[str, str | float | int | bool | None] = Field(default_factory=dict)
     clock: Literal["real", "virtual"] = "real"
     model: Model | None = None
     reference: Reference | None = None
@@ -222,7 +220,7 @@ class Script(Spec):
     @property
     def after(self) -> tuple[Probe, ...]:
         """What is asked of the time after recovery."""
-        return self.steady_state.probes if self.expect.after == STEADY else tuple(self.expect.after)
+        return self.steady_state.probes if isinstance(self.expect.after, str) else self.expect.after
 
     def live_probes(self) -> Iterator[Probe]:
         """The probes that only the runner can ask, each once."""
@@ -240,5 +238,3 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_escaped(each) for each in value]
     return value.replace("$", "$$") if isinstance(value, str) else value
-
-

@@ -10,6 +10,8 @@ from html import escape
 LETTER = 6.4
 """About how wide a letter of a 12 px label is, in px."""
 LANE = 20.0
+LINE = 16.0
+"""The least distance between two lines of text, in px."""
 
 Point = tuple[float, float]
 
@@ -66,6 +68,11 @@ def dots(points: Iterable[Point], *, kind: str, radius: float = 1.8) -> str:
     return "".join(f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" class="{kind}"/>' for x, y in points)
 
 
+def cross(at: Point) -> str:
+    x, y = at
+    return path([[(x - 3, y - 3), (x + 3, y + 3)], [(x - 3, y + 3), (x + 3, y - 3)]], kind="cross")
+
+
 def path(runs: Iterable[Sequence[Point]], *, kind: str, title: str = "") -> str:
     """Lines through runs of points; a run of one point is a dot, by its round cap."""
     steps = []
@@ -93,17 +100,22 @@ def figure(body: str, *, width: float, height: float, label: str, kind: str) -> 
     )
 
 
-def axes(panel: Panel, *, y_ticks: Sequence[float], y_name: str, y_text: Callable[[float], str], x_name: str = "") -> str:
+def axes(
+    panel: Panel, *, y_ticks: Sequence[float], y_name: str, y_text: Callable[[float], str], x_name: str = ""
+) -> str:
     """Grid, tick labels and both names. The y name stands above the axis, level, so that a phone can show it."""
     left, top, wide, tall = panel.box
-    parts = [text((0, top - 10), y_name, kind="name")]
+    parts = [text((0, top - 14), y_name, kind="name")]
     for value in y_ticks:
         y = panel.y(value)
         parts += [line((left, y), (left + wide, y), kind="grid"), text((left - 8, y + 4), y_text(value), anchor="end")]
     bottom = top + tall
     for value in ticks(panel.x.low, panel.x.high, most=max(int(wide // 60), 2)):
         x = panel.x(value)
-        parts += [line((x, bottom), (x, bottom + 4), kind="axis"), text((x, bottom + 18), f"{value:g}", anchor="middle")]
+        parts += [
+            line((x, bottom), (x, bottom + 4), kind="axis"),
+            text((x, bottom + 18), f"{value:g}", anchor="middle"),
+        ]
     parts.append(line((left, bottom), (left + wide, bottom), kind="axis"))
     if x_name:
         parts.append(text((left + wide / 2, bottom + 36), x_name, kind="name", anchor="middle"))
@@ -126,7 +138,9 @@ def decades(low: float, high: float) -> tuple[float, float, list[float]]:
     return 10.0**first, 10.0**last, [10.0**at for at in range(first, last + 1)]
 
 
-def lanes(spans: Sequence[tuple[float, float]], widths: Sequence[float], *, least: float, most: float) -> list[tuple[int, float]]:
+def lanes(
+    spans: Sequence[tuple[float, float]], widths: Sequence[float], *, least: float, most: float
+) -> list[tuple[int, float]]:
     """Where labels go so that none meets another: (lane, left edge) for each span, lanes counted from 0."""
     taken: list[list[tuple[float, float]]] = []
     placed = []

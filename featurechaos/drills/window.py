@@ -18,7 +18,7 @@ Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 FAR = float("inf")
-MOST_SLICES = 80
+MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 80, 12, 20
 _NICE_S = (0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 
 
@@ -47,8 +47,10 @@ class Requests:
 
     @property
     def main_origin(self) -> Counts:
-        """The origin that most rows of each request came from, (n,)."""
-        return self.origins.argmax(axis=1) if len(self) else np.zeros(0, np.int64)
+        """The origin that most rows of each request came from, (n,); -1 for one that got no rows."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.where(self.origins.any(axis=1), self.origins.argmax(axis=1), -1)
 
     def where(self, mask: Mask) -> Requests:
         return Requests(*(getattr(self, name)[mask] for name in self.__slots__))
@@ -78,8 +80,9 @@ class Pairs:
         return len(self.due)
 
     def where(self, mask: Mask) -> Pairs:
-        kept = [getattr(self, name)[mask] for name in self.__slots__[:-2]]
-        return Pairs(*kept, _cells_where(self.served, mask), _cells_where(self.reference, mask))
+        kept = {name: getattr(self, name)[mask] for name in self.__slots__ if name not in {"served", "reference"}}
+        served, reference = _cells_where(self.served, mask), _cells_where(self.reference, mask)
+        return Pairs(**kept, served=served, reference=reference)
 
     def histogram(self, which: str) -> Counts:
         """How many `served` or `reference` scores fell in each of the BINS bins."""
@@ -177,10 +180,20 @@ class Ledger:
 
     @cached_property
     def slices(self) -> list[tuple[float, float, Window]]:
-        """The whole drill in at most `MOST_SLICES` slices of a round length: (begin, end, what is in it)."""
+        """The whole drill in slices of a round length, cut where faults begin and end: (begin, end, what is in it).
+
+        At most about `MOST_SLICES`, and long enough to hold some requests each.
+        """
         begin, end = self.whole.begin, self.whole.end
-        step = next((nice for nice in _NICE_S if (end - begin) / nice <= MOST_SLICES), (end - begin) / MOST_SLICES)
-        edges = [*(float(at) for at in np.arange(begin, end, step)), end]
+        span = max(end - begin, 1e-3)
+        least = max(
+            span / MOST_SLICES, min(span / LEAST_SLICES, LEAST_IN_SLICE * span / max(len(self.whole.requests), 1))
+        )
+        step = next((nice for nice in _NICE_S if nice >= least), least)
+        cuts = sorted({begin, end, *(at for _, *ends in self.fault_windows for at in ends if begin < at < end)})
+        grid = [float(at) for at in np.arange(begin, end, step)]
+        # A sliver beside a cut would hold too little to draw.
+        edges = sorted({*cuts, *(at for at in grid if min(abs(at - cut) for cut in cuts) > step / 3)})
         return [(first, last, self.whole.between(first, last)) for first, last in pairwise(edges)]
 
     @cached_property

@@ -18,7 +18,7 @@ def kill_script(**changes: Any) -> Script:
     """A drill on a killed primary, as a file would say it; keyword arguments replace whole keys."""
     tree: dict[str, Any] = {
         "title": "The primary dies in the evening bank; the snapshot carries the load inside the deadline",
-        "description": "SIGKILL of the primary for 30 s. The hour-old snapshot answers. Stands for a lost node without a replica.",
+        "description": "SIGKILL of the primary for 30 s; the hour-old snapshot answers. A lost node without a replica.",
         "target": {"kind": "local", "world": "flights"},
         "model": {"predict": "featurechaos.demo.flights:predict", "threshold": 0.3},
         "reference": {"source": "witness"},
@@ -104,7 +104,7 @@ class Story:
         for number, due in enumerate(np.cumsum(gaps)):
             if due >= self.end:
                 break
-            records += self._request(rng, f"r{number:06d}", float(due))
+            records += self._request(rng, f"r{number:06d}", round(float(due), 6))
         records.append(End(t=self.end, reason="done"))
         return History(tuple(records))
 
@@ -119,14 +119,27 @@ class Story:
         for phase, (begin, end) in bounds.items():
             told += [Phase(t=begin, phase=phase, state="begins"), Phase(t=end, phase=phase, state="ends")]
             told.append(Sample(t=(begin + end) / 2, probe="ready", value=True, params={"full": True}))
-        told += [Calls(t=at + 1.0, over_s=1.0, requests=200, calls={"primary": self._calls(at)}) for at in range(int(self.end))]
-        return told + [
+        told += [
+            Calls(t=at + 1.0, over_s=1.0, requests=200, calls={"primary": self._calls(at)})
+            for at in range(int(self.end))
+        ]
+        return [
+            *told,
             Fault(t=self.struck - 0.01, name=name, fault=kind, target="primary", state="armed"),
-            Fault(t=self.struck, name=name, fault=kind, target="primary", state="applied", detail="SIGKILL to pid 4711"),
+            Fault(
+                t=self.struck, name=name, fault=kind, target="primary", state="applied", detail="SIGKILL to pid 4711"
+            ),
             Note(t=self.struck + 0.11, event="breaker.opened", source="primary", detail="20 of 20 calls failed"),
-            Fault(t=self.healed, name=name, fault=kind, target="primary", state="cleared", detail="restarted, refilled"),
+            Fault(
+                t=self.healed, name=name, fault=kind, target="primary", state="cleared", detail="restarted, refilled"
+            ),
             Note(t=self.healed + 1.0, event="breaker.closed", source="primary"),
-            Note(t=self.healed + self.recovery_s, event="source.restored", source="primary", detail="all rows on the primary again"),
+            Note(
+                t=self.healed + self.recovery_s,
+                event="source.restored",
+                source="primary",
+                detail="all rows on the primary again",
+            ),
         ]
 
     def _calls(self, at: float) -> int:
@@ -140,13 +153,13 @@ class Story:
         took = float(rng.lognormal(np.log(0.0011 if on_primary else 0.0005), 0.35))
         if is_out and due < self.struck + 0.12:
             took += 0.015
-        if rng.random() < 0.003:  # noqa: PLR2004
+        if rng.random() < 0.003:
             took += float(rng.random() * self.slow_s)
         is_ok = rng.random() >= self.errors or not is_out
-        rows = self.entities * VIEWS
+        took, rows = round(took, 6), self.entities * VIEWS
         request = Request(
             t=due,
-            t_done=due + took,
+            t_done=round(due + took, 6),
             request_id=request_id,
             latency_s=took,
             ok=bool(is_ok),
@@ -171,11 +184,11 @@ class Story:
             origin=origin,
             cause="NONE" if origin == "PRIMARY" else "REFUSED",
             rows=self.entities,
-            flips=int(((served >= 0.3) != (reference >= 0.3)).sum()),  # noqa: PLR2004
+            flips=int(((served >= 0.3) != (reference >= 0.3)).sum()),
             sum_abs_delta=round(float(np.abs(served - reference).sum()), 6),
             sum_delta=round(float((served - reference).sum()), 6),
-            alerts=int((served >= 0.3).sum()),  # noqa: PLR2004
-            reference_alerts=int((reference >= 0.3).sum()),  # noqa: PLR2004
+            alerts=int((served >= 0.3).sum()),
+            reference_alerts=int((reference >= 0.3).sum()),
             served=_histogram(served),
             reference=_histogram(reference),
         )

@@ -1,0 +1,181 @@
+"""An open-loop load: requests are due when they are due, however slow the answers are."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from featurechaos.clock import SystemClock
+from featurechaos.drills.history import HistoryWriter, Pair, Request
+from featurechaos.drills.script import Load
+from featurechaos.drills.stage import Asked, Stage
+from featurechaos.errors import FeatureError
+from featurechaos.impact import ImpactMonitor
+from featurechaos.impact.counters import BINS
+from featurechaos.impact.pairs import Scored
+from featurechaos.model import Cause, Origin, Status
+from featurechaos.response import Response
+
+WORKERS = 8
+GRACE_S = 0.010
+"""An answer this long after the deadline is still in time; the contract's number."""
+
+
+class Generator:
+    """Asks the stage's client at the script's rate from `WORKERS` threads until it is stopped.
+
+    A worker takes the next arrival and sleeps until it is due; when all are held up by slow answers the
+    arrivals they are late for are asked at once, and their `t` still says when they were due.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        load: Load,
+        *,
+        seed: int,
+        writer: HistoryWriter,
+        began: float,
+        on_request: Callable[[Request], None],
+    ) -> None:
+        self._stage, self._load, self._writer, self._began = stage, load, writer, began
+        self._on_request = on_request
+        self._clock = SystemClock()
+        self._rng = Random(seed)
+        self._next, self._number = 0.0, 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._late_s = stage.client.settings.policy.deadline_s + GRACE_S
+        self.monitor: ImpactMonitor | None = None
+        if stage.predict is not None:
+            self.monitor = ImpactMonitor(
+                stage.client,
+                predict=stage.predict,
+                threshold=stage.threshold,
+                sample_share=1.0,
+                most_queued_rows=100_000,
+                on_pairs=self._paired,
+            )
+        self._threads = [threading.Thread(target=self._work, daemon=True, name=f"load-{i}") for i in range(WORKERS)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, within_s: float = 10.0) -> None:
+        """No more requests; those under way end, pairs are counted."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(within_s)
+        if self.monitor is not None:
+            self.monitor.flush(within_s)
+            self.monitor.close()
+
+    def _work(self) -> None:
+        while (arrival := self._arrival()) is not None:
+            due, number, asked = arrival
+            wait_s = due - self._now()
+            if wait_s > 0 and self._stopped.wait(wait_s):
+                return
+            record = self._ask(due, number, asked)
+            self._writer.add(record)
+            self._on_request(record)
+
+    def _arrival(self) -> tuple[float, int, Asked] | None:
+        if self._stopped.is_set():
+            return None
+        with self._lock:
+            self._number += 1
+            gap = 1 / self._load.rate_per_s
+            self._next += self._rng.expovariate(1 / gap) if self._load.arrivals == "poisson" else gap
+            return self._next, self._number, self._stage.draw(self._rng, self._stage.client.clock.wall())
+
+    def _ask(self, due: float, number: int, asked: Asked) -> Request:
+        request_id = f"drill-{number}"
+        begun = self._clock.monotonic()
+        try:
+            response = self._stage.client.get_online_features(
+                self._stage.features, asked.entity_rows, request_id=request_id
+            )
+        except FeatureError as error:
+            took = self._clock.monotonic() - begun
+            return Request(t=due, t_done=self._now(), request_id=request_id, latency_s=took, ok=False, error=str(error))
+        took = self._clock.monotonic() - begun
+        done = self._now()
+        if self.monitor is not None:
+            self.monitor.predict(response, **asked.inputs)
+        return _told(response, due=due, done=done, took=took, late=took > self._late_s)
+
+    def _paired(self, response: Response, scored: Scored, good: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        self._writer.add(*_pairs(response, scored, good, t=self._now()))
+
+    def _now(self) -> float:
+        return self._clock.monotonic() - self._began
+
+
+def _told(response: Response, *, due: float, done: float, took: float, late: bool) -> Request:
+    """An answer as a record: rows are (view, entity row) cells of provenance."""
+    origins: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    ages = []
+    for view in response.views:
+        truth = response.provenance(view)
+        origins.update(
+            {Origin(code).name: int(n) for code, n in zip(*np.unique(truth.origin, return_counts=True), strict=True)}
+        )
+        statuses.update(
+            {Status(code).name: int(n) for code, n in zip(*np.unique(truth.status, return_counts=True), strict=True)}
+        )
+        if not np.isnan(truth.age_s).all():
+            ages.append(float(np.nanmax(truth.age_s)))
+    return Request(
+        t=due,
+        t_done=done,
+        request_id=response.request_id,
+        latency_s=took,
+        late=late,
+        rows=len(response) * len(response.views),
+        origins=dict(origins),
+        statuses=dict(statuses),
+        degraded=sum(int(answer.degraded.sum()) for answer in response.answers.values()),
+        injected=sum(int(response.provenance(view).injected.sum()) for view in response.views),
+        max_age_s=max(ages, default=None),
+    )
+
+
+def _pairs(response: Response, scored: Scored, good: Any, *, t: float) -> list[Pair]:
+    """The predictions of one response, grouped by the worst origin and first cause among their views."""
+    origin = np.max([response.provenance(view).origin for view in response.views], axis=0)
+    cause = np.max([response.provenance(view).cause for view in response.views], axis=0)
+    flips = scored.decided_served != scored.decided_reference
+    delta = scored.served - scored.reference
+    records = []
+    for group in np.unique(np.stack([origin, cause])[:, good], axis=1).T:
+        rows = good & (origin == group[0]) & (cause == group[1])
+        records.append(
+            Pair(
+                t=t,
+                request_id=response.request_id,
+                origin=Origin(int(group[0])).name,
+                cause=Cause(int(group[1])).name,
+                rows=int(rows.sum()),
+                flips=int(flips[rows].sum()),
+                sum_abs_delta=float(np.abs(delta[rows]).sum()),
+                sum_delta=float(delta[rows].sum()),
+                alerts=int(scored.decided_served[rows].sum()),
+                reference_alerts=int(scored.decided_reference[rows].sum()),
+                served=_bins(scored.served[rows]),
+                reference=_bins(scored.reference[rows]),
+            )
+        )
+    return records
+
+
+def _bins(scores: Any) -> dict[str, int]:
+    bins, counts = np.unique(np.clip((scores * BINS).astype(int), 0, BINS - 1), return_counts=True)
+    return {str(b): int(n) for b, n in zip(bins.tolist(), counts.tolist(), strict=True)}
