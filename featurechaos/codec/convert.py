@@ -46,13 +46,10 @@ def _converted(rows: Rows, *, layout: Layout, shared: tuple[str, ...]) -> Rows:
 
 
 def _is_same_view(theirs: Layout, ours: Layout) -> bool:
-    if (theirs.project, theirs.base) != (ours.project, ours.base) or len(theirs.join_keys) != len(
-        ours.join_keys
-    ):
+    if (theirs.project, theirs.base) != (ours.project, ours.base) or len(theirs.join_keys) != len(ours.join_keys):
         return False
     return all(
-        there.name == here.name
-        and (there.dtype == here.dtype or (there.dtype.base, here.dtype.base) in _WIDENS)
+        there.name == here.name and (there.dtype == here.dtype or (there.dtype.base, here.dtype.base) in _WIDENS)
         for there, here in zip(theirs.join_keys, ours.join_keys, strict=True)
     )
 

@@ -90,11 +90,7 @@ def _from_arrow(values: Any) -> Column:
         return np.asarray(filled.to_numpy(zero_copy_only=False)), np.asarray(values.is_null())
     if kind.startswith("timestamp"):
         return np.asarray(values.to_numpy(zero_copy_only=False)), None
-    if (
-        kind.startswith("fixed_size_list")
-        and not values.null_count
-        and str(values.type.value_type) in _ARROW_NUMBERS
-    ):
+    if kind.startswith("fixed_size_list") and not values.null_count and str(values.type.value_type) in _ARROW_NUMBERS:
         whole = values.combine_chunks() if hasattr(values, "combine_chunks") else values
         flat = np.asarray(whole.flatten().to_numpy(zero_copy_only=False))
         return flat.reshape(len(values), values.type.list_size), None

@@ -34,12 +34,7 @@ def integers(dtype: str, bound: int, values: NDArray[Any] | list[Any], mask: Mas
     Args:
         bound: values are within -bound..bound-1.
     """
-    if (
-        isinstance(values, np.ndarray)
-        and values.ndim == 1
-        and values.dtype.kind in "iu"
-        and dtype != "timestamp"
-    ):
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu" and dtype != "timestamp":
         return _from_integers(dtype, bound, values, mask)
     if isinstance(values, np.ndarray) and values.dtype.kind == "M" and dtype == "timestamp":
         return _from_dates(values, mask)

@@ -32,9 +32,7 @@ class Keys:
 
     __slots__ = ("_slots", "ids", "own")
 
-    def __init__(
-        self, ids: list[bytes], own: NDArray[np.uint64], slots: NDArray[np.uint64] | None = None
-    ) -> None:
+    def __init__(self, ids: list[bytes], own: NDArray[np.uint64], slots: NDArray[np.uint64] | None = None) -> None:
         self.ids, self.own, self._slots = ids, own, slots
 
     def __len__(self) -> int:
@@ -88,12 +86,7 @@ def _one(key: JoinKey, column: Any) -> Keys | None:
     if type(value) is int and dtype in {"int32", "int64"} and -_BOUND[dtype] <= value < _BOUND[dtype]:
         own = np.array([spread_one(value)], np.uint64)
         return Keys([b"%d" % value], own, own)
-    if (
-        type(value) is str
-        and dtype == "string"
-        and len(value) <= MOST_ID_BYTES
-        and (ids := plain_text(column))
-    ):
+    if type(value) is str and dtype == "string" and len(value) <= MOST_ID_BYTES and (ids := plain_text(column)):
         return Keys(ids, hash_ids(ids))
     return None
 
@@ -101,9 +94,7 @@ def _one(key: JoinKey, column: Any) -> Keys | None:
 def _of_integers(key: JoinKey, column: Any) -> Encoded:
     values, missing = _cells(key, column)
     plain = (
-        values
-        if missing is None
-        else [value for value, gone in zip(values, missing.tolist(), strict=True) if not gone]
+        values if missing is None else [value for value, gone in zip(values, missing.tolist(), strict=True) if not gone]
     )
     distinct, inverse = _distinct(plain)
     own = spread(np.array(distinct, np.int64).view(np.uint64))
@@ -186,6 +177,4 @@ def _refuse_long(join_keys: Sequence[JoinKey], ids: list[bytes], missing: NDArra
     at = next(at for at, known in enumerate(ids) if len(known) > MOST_ID_BYTES)
     row = at if missing is None else int(np.flatnonzero(~missing)[at])
     names = ", ".join(repr(key.column) for key in join_keys)
-    raise RequestError(
-        f"key {names} row {row} wants at most {MOST_ID_BYTES} bytes encoded, got {len(ids[at])}"
-    )
+    raise RequestError(f"key {names} row {row} wants at most {MOST_ID_BYTES} bytes encoded, got {len(ids[at])}")

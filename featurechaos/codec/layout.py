@@ -112,9 +112,7 @@ class Layout:
         except (ValueError, TypeError, RecursionError, SpecError) as error:
             raise DecodeError(f"a layout's description wants our JSON, got: {error}") from error
         if layout.least_bytes > MOST_ROW_BYTES:
-            raise DecodeError(
-                f"a layout wants at most {MOST_ROW_BYTES} bytes a row, got {layout.least_bytes}"
-            )
+            raise DecodeError(f"a layout wants at most {MOST_ROW_BYTES} bytes a row, got {layout.least_bytes}")
         return layout
 
     @cached_property
@@ -139,11 +137,7 @@ class Layout:
 
     @cached_property
     def words(self) -> int:
-        ends = [
-            spot.run.stop * spot.run.dtype.itemsize
-            for spot in self.spots.values()
-            if spot.feature.dtype.is_fixed
-        ]
+        ends = [spot.run.stop * spot.run.dtype.itemsize for spot in self.spots.values() if spot.feature.dtype.is_fixed]
         return -(-max(ends, default=8 * _columns_at(self.features)) // 8)
 
     @cached_property
@@ -196,9 +190,7 @@ class Layout:
         row.view(np.uint8)[HEADER_BYTES : HEADER_BYTES + len(packed)] = packed
         for spot in self.spots.values():
             if spot.feature.dtype.is_fixed:
-                cells = row.view(spot.run.dtype)[
-                    spot.run.at + spot.at : spot.run.at + spot.at + (spot.run.dim or 1)
-                ]
+                cells = row.view(spot.run.dtype)[spot.run.at + spot.at : spot.run.at + spot.at + (spot.run.dim or 1)]
                 cells[...] = null_of(spot.run.dtype)
         row.flags.writeable = False
         return row
@@ -256,9 +248,7 @@ def _placed(features: tuple[Feature, ...]) -> Iterator[Spot]:
     for bases in _SCALAR_RUNS:
         fixed = [feature for feature in features if feature.dtype.is_fixed and feature.dtype.base in bases]
         for base in bases:
-            scalars = [
-                feature for feature in fixed if feature.dtype.base == base and feature.dtype.dim is None
-            ]
+            scalars = [feature for feature in fixed if feature.dtype.base == base and feature.dtype.dim is None]
             if scalars:
                 dtype = scalars[0].dtype.numpy
                 run = Run(dtype, offset // dtype.itemsize, len(scalars))

@@ -200,24 +200,18 @@ def _sums_hold(blobs: list[bytes], own: NDArray[np.uint64], schema: int) -> NDAr
     return held
 
 
-def _bury(
-    rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], schema: int
-) -> None:
+def _bury(rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], schema: int) -> None:
     held = _sums_hold(blobs, own, schema)
     times = np.frombuffer(b"".join(blobs), np.int64).reshape(-1, HEADER_BYTES // 8)[:, TIME_AT]
     rows.verdicts[index[held]] = _BURIED
     rows.event_time[index[held]] = times[held]
 
 
-def _restore(
-    rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], theirs: Layout
-) -> None:
+def _restore(rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDArray[np.intp], theirs: Layout) -> None:
     """Put rows of one schema where they belong, through the conversion if it isn't ours."""
     read = rows.layout if theirs == rows.layout else theirs
     convert = conversion(read, rows.layout)
-    fits = [
-        len(blob) >= read.least_bytes if read.has_tail else len(blob) == read.least_bytes for blob in blobs
-    ]
+    fits = [len(blob) >= read.least_bytes if read.has_tail else len(blob) == read.least_bytes for blob in blobs]
     some = [blob for blob, fit in zip(blobs, fits, strict=True) if fit]
     if convert is None or not some:
         return

@@ -109,11 +109,7 @@ class Rows:
             for place, there in zip(places.tolist(), others.tolist(), strict=True):
                 tails[place] = other_tails[there]
         self.words[places] = other.words[others]
-        if (
-            not isinstance(self.verdict, int)
-            or not isinstance(other.verdict, int)
-            or self.verdict != other.verdict
-        ):
+        if not isinstance(self.verdict, int) or not isinstance(other.verdict, int) or self.verdict != other.verdict:
             verdicts = self.verdicts
             verdicts[places] = other.verdicts[others]
             self.verdict = verdicts

@@ -42,9 +42,7 @@ def sound(layout: Layout, blobs: Sequence[bytes], words: NDArray[np.uint32]) -> 
     """
     count, begin = len(layout.variable), 2 * layout.words
     ends = words[:, begin : begin + count].astype(np.int64)
-    ok: NDArray[np.bool_] = (ends[:, -1] + (8 * layout.words + layout.ends_bytes + 7)) >> 3 == words[
-        :, 1
-    ] >> 3
+    ok: NDArray[np.bool_] = (ends[:, -1] + (8 * layout.words + layout.ends_bytes + 7)) >> 3 == words[:, 1] >> 3
     sizes = ends
     if count > 1:
         sizes = ends.copy()
@@ -54,9 +52,7 @@ def sound(layout: Layout, blobs: Sequence[bytes], words: NDArray[np.uint32]) -> 
         ok &= ((sizes & layout.whole_elements) == 0).all(axis=1)
     if layout.has_text:
         # Plain ASCII needs no second look, unless it is the ends of a list inside a value.
-        suspects = (
-            ok if layout.has_nested else ok & ((words[:, begin + count :] & _HIGH_BITS) != 0).any(axis=1)
-        )
+        suspects = ok if layout.has_nested else ok & ((words[:, begin + count :] & _HIGH_BITS) != 0).any(axis=1)
         for at in np.flatnonzero(suspects).tolist():
             ok[at] = is_sound(layout, blobs[at][8 * layout.words :])
     return ok
@@ -84,7 +80,7 @@ def _ends(tail: bytes, size: int) -> tuple[int, ...]:
 def cells(tails: list[bytes], at: int, *, layout: Layout, nulls: NDArray[np.bool_]) -> NDArray[Any]:
     """One variable feature's values, an object array (n,); None where null or the row has no value."""
     size, none = layout.ends_bytes, bytes(layout.ends_bytes)
-    ends = np.frombuffer(b"".join([tail[:size] or none for tail in tails]), "<u4").reshape(len(tails), -1)
+    ends = np.frombuffer(b"".join([tail[:size] or none for tail in tails]), "<u4").reshape(len(tails), size // 4)
     stops = (ends[:, at] + np.uint32(size)).tolist()
     starts = (ends[:, at - 1] + np.uint32(size)).tolist() if at else [size] * len(tails)
     read = _reader(layout.variable[at].dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurechaos.codec import tails
-from featurechaos.codec.cells import Misfit, scalars, variable, vectors, wanted
+from featurechaos.codec.cells import Misfit, scalars, wanted
 from featurechaos.codec.hashing import MOST_ROW_BYTES, ROW, sums
 from featurechaos.codec.inputs import Mask, plain
 from featurechaos.codec.layout import (
@@ -25,6 +25,7 @@ from featurechaos.codec.layout import (
     head,
 )
 from featurechaos.codec.rows import Rows
+from featurechaos.codec.sequences import variable, vectors
 from featurechaos.errors import RequestError
 from featurechaos.model import DType, Verdict
 
@@ -52,9 +53,7 @@ def encode(
     n = len(event_time)
     absent = [feature.name for feature in layout.features if feature.name not in columns]
     if absent:
-        raise RequestError(
-            f"view {layout.base!r} wants a column for every feature, got none for {', '.join(absent)}"
-        )
+        raise RequestError(f"view {layout.base!r} wants a column for every feature, got none for {', '.join(absent)}")
     cells = {
         feature.name: _fitted(
             columns[feature.name], feature.dtype, n=n, place=f"view {layout.base!r} feature {feature.name!r}"
