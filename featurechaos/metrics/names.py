@@ -1,0 +1,50 @@
+"""Every metric by its name: what it is, its labels, what it says. Labels come from small fixed sets.
+
+`origin`, `status` and `cause` have the names of the enumerations (`PRIMARY`, `NOT_FOUND`, `BREAKER_OPEN`);
+`degraded` and `injected` are `true` or `false`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+PREFIX = "featurechaos_"
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; `kind` is Prometheus's word."""
+
+    kind: Literal["counter", "histogram", "gauge"]
+    labels: Labels
+    help: str
+
+
+_ALL = {
+    "requests_total": Metric("counter", ("degraded",), "Requests answered."),
+    "request_seconds": Metric("histogram", (), "Seconds from entry to answer."),
+    "source_calls_total": Metric("counter", ("source", "outcome"), "Attempts at a source."),
+    "source_call_seconds": Metric("histogram", ("source",), "Seconds an attempt at a source took."),
+    "rows_total": Metric("counter", ("view", "origin", "status", "injected"), "Rows answered."),
+    "row_fallbacks_total": Metric(
+        "counter", ("view", "source", "cause", "injected"), "Rows that a source did not serve, by why."
+    ),
+    "row_age_seconds": Metric("histogram", ("view", "origin"), "Age of the rows served, by event time."),
+    "retries_total": Metric("counter", ("source",), "Attempts after the first."),
+    "breaker_state": Metric("gauge", ("source",), "0 closed; higher numbers take less or no traffic."),
+    "snapshot_age_seconds": Metric("gauge", ("view",), "Age of the image that answers when sources do not."),
+    "view_watermark_age_seconds": Metric("gauge", ("view", "source"), "Age of the newest event written."),
+    "rows_exhausted_total": Metric("counter", ("view", "injected"), "Rows that no source could serve."),
+    "keys_null_total": Metric("counter", ("view",), "Rows not read, since a join key was null."),
+    "corrupt_cells_total": Metric("counter", ("view",), "Cells that could not be read in rows that could."),
+    "faults_applied_total": Metric("counter", ("fault",), "Reads that a fault changed."),
+    "faults_not_applied_total": Metric("counter", ("fault",), "Reads that a fault was due for and could not change."),
+    "pairs_total": Metric("counter", ("model", "view", "cause", "origin"), "Predictions scored on clean features too."),
+    "flips_total": Metric("counter", ("model", "view", "cause", "origin"), "Pairs whose two decisions differ."),
+}
+
+NAMES: Mapping[str, Metric] = MappingProxyType({PREFIX + name: metric for name, metric in _ALL.items()})
