@@ -12,8 +12,9 @@ from featurechaos.errors import (
 from featurechaos.model import Cause, Origin, Status
 from featurechaos.response import Provenance, Response
 from featurechaos.stores import WriteReport
+from featurechaos.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncFeatureClient",

@@ -21,6 +21,7 @@ from featurechaos.effects import Plan
 from featurechaos.engine import AsyncWorld, World, arun, run
 from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import FeatureError, PartialWrite, RequestError
+from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
 from featurechaos.model import Origin, View
@@ -49,7 +50,7 @@ class _Common:
         self._snapshots = self._open_snapshots()
         self._is_closed = False
         self._is_started = False
-        self.observer.watch(self._serving, self._snapshots)
+        self.observer.watch(self._serving, self._snapshots, self.clock.wall)
 
     @classmethod
     def from_config(cls, source: str | os.PathLike[str] | Mapping[str, Any], *, clock: Clock | None = None) -> Self:
@@ -119,6 +120,10 @@ class _Common:
             }
             for view, rules in self._serving.rules.items()
         }
+
+    def listen(self, listener: Listener) -> None:
+        """Hear every note of every read: `listener(name, about, fields)`, quick and without raising."""
+        self.observer.listeners.append(listener)
 
     def _open_snapshots(self) -> dict[str, Any]:
         """The sources that keep images, in their blocking form; both clients manage them alike."""
@@ -256,7 +261,7 @@ class FeatureClient(_Common):
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__(settings, clock)
         stores = {name: self._open(name) for name in settings.sources}
-        self._world = World(stores, [self.observer.note])
+        self._world = World(stores, self.observer.listeners)
 
     def _open(self, name: str) -> Store:
         if name in self._snapshots:
@@ -387,7 +392,7 @@ class AsyncFeatureClient(_Common):
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__(settings, clock)
         stores = {name: self._aopen(name) for name in settings.sources}
-        self._world = AsyncWorld(stores, [self.observer.note])
+        self._world = AsyncWorld(stores, self.observer.listeners)
 
     def _aopen(self, name: str) -> AsyncStore:
         if name in self._snapshots:

@@ -3,45 +3,115 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurechaos.config import Settings
-from featurechaos.response import Response
+from featurechaos.metrics import Counters, Seen
+
+from featurechaos.model import Status
+from featurechaos.response import Response, ViewAnswer
 
 if TYPE_CHECKING:
+    from featurechaos.events import Listener
+    from featurechaos.metrics import Endpoint
     from featurechaos.serving import Serving
 
 log = logging.getLogger("featurechaos")
 
+_LOGGED = {"breaker.opened": logging.WARNING, "breaker.closed": logging.INFO, "schema.learned": logging.INFO}
+
 
 class Observer:
-    """Hears attempts, notes and answers; counts each once; logs state changes, never requests."""
+    """Hears attempts, notes and answers; counts each once; logs changes of state, never requests."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._serving: Serving | None = None
-        self._snapshots: Mapping[str, Any] = {}
+        self.counters = Counters()
+        self.listeners: list[Listener] = [self._note]
+        self._endpoint: Endpoint | None = None
+        self._served_by = 0
 
-    def watch(self, serving: Serving, snapshots: Mapping[str, Any]) -> None:
-        """Take gauges from these."""
-        self._serving, self._snapshots = serving, snapshots
+    def watch(self, serving: Serving, snapshots: Mapping[str, Any], wall: Callable[[], float]) -> None:
+        """Take the gauges from these."""
+        gauges = self.counters.gauges
+        if serving.breaker is not None:
+            for source, gate in serving.breaker.gates.items():
+                gauges.add("breaker_state", {"source": source}, lambda gate=gate: float(gate.state))  # type: ignore[misc]
+        for view, rules in serving.rules.items():
+            base = self._settings.views[view].base
+            for source in rules.local:
+                if source in snapshots:
+                    gauges.add("snapshot_age_seconds", {"view": view}, _age(snapshots[source], base, wall))
 
     def attempt(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""
-
-    def note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
-        """One thing happened on the way."""
+        if outcome != "injected":  # a fault stood in for the source: it was not called
+            self.counters.source_call(source, outcome, seconds)
+        for listener in self.listeners[1:]:
+            listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
 
     def answered(self, response: Response) -> None:
         """One request was answered."""
+        degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
+        rows = [_seen(answer) for answer in response.answers.values()]
+        self.counters.answered(response.elapsed_s, degraded=degraded, rows=rows)
+        for view, answer in response.answers.items():
+            if answer.fan.nulls is not None:
+                self.counters.keys_null(view, int(answer.fan.nulls.sum()))
+            if answer.part.exhausted is not None:
+                self.counters.exhausted(view, int(answer.part.exhausted.sum()))
 
     def serve(self) -> None:
-        """Start the metrics endpoint if the config wants one."""
+        """Start the metrics endpoint if the config wants one; once in each process."""
+        port = self._settings.metrics.port
+        if port is not None and self._served_by != os.getpid():
+            from featurechaos.metrics import serve
+
+            self._endpoint, self._served_by = serve(self.counters, port), os.getpid()
 
     def stats(self) -> dict[str, Any]:
-        """Everything counted so far."""
-        return {}
+        """Everything counted so far, as plain values."""
+        return self.counters.stats()
 
     def close(self) -> None:
         """Stop the endpoint."""
+        if self._endpoint is not None and self._served_by == os.getpid():
+            self._endpoint.close()
+        self._endpoint = None
+
+    def _note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
+        if name in _LOGGED:
+            log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
+        elif name == "source.failed":
+            for view, n in fields["rows"].items():
+                self.counters.fallbacks(view, about, int(fields["cause"]), injected=fields["injected"], n=n)
+        elif name == "rows.moved":
+            injected = bool(np.any(fields["injected"]))
+            for cause, n in fields["causes"].items():
+                self.counters.fallbacks(fields["view"], about, int(cause), injected=injected, n=n)
+        elif name == "retry.scheduled":
+            self.counters.retried(about)
+        elif name in ("fault.applied", "fault.not_applied"):
+            self.counters.fault(about.partition(":")[0], applied=name == "fault.applied", n=fields["rows"])
+
+
+def _seen(answer: ViewAnswer) -> Seen:
+    part, view = answer.part, answer.view.name
+    if part.is_fresh and answer.fan.nulls is None and isinstance(part.origin, int) and isinstance(part.injected, bool):
+        return Seen(view, part.origin, Status.PRESENT, part.injected, answer.fan.n, answer.oldest_s)
+    truth = answer.provenance
+    return Seen(view, truth.origin, truth.status, truth.injected, answer.fan.n, truth.age_s)
+
+
+def _age(store: Any, base: str, wall: Callable[[], float]) -> Callable[[], float | None]:
+    def age_s() -> float | None:
+        as_of_us = store.replica_as_of(base)
+        return None if as_of_us is None else max(0.0, wall() - as_of_us / 1e6)
+
+    return age_s
+
+

@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -71,6 +71,8 @@ class ImpactMonitor:
             means no alarm.
         kind: what sort of number a score is; a probability unless said otherwise.
         most_queued_rows: bound of the queue; rows past it are counted `dropped`.
+        on_pairs: hears (response, scored, good) of each paired response on the shadow's thread, `good` bool (n,)
+            the rows that were counted; for a drill's history.
 
     Thread-safe. Close it, or use it in a `with`: its thread keeps it alive. A forked child starts
     with empty counters and its own thread, so that reports of all processes add up without
@@ -88,6 +90,7 @@ class ImpactMonitor:
         flip_budget: float | None = None,
         kind: Kind = PROBABILITY,
         most_queued_rows: int = _MOST_QUEUED_ROWS,
+        on_pairs: Callable[[Any, Scored, NDArray[np.bool_]], None] | None = None,
     ) -> None:
         if sample_share is None or flip_budget is None:
             spec = client.settings.impact
@@ -99,6 +102,7 @@ class ImpactMonitor:
         self._client, self._score, self._decide = client, scorer(predict), decider(threshold)
         self._sample_share, self._flip_budget = sample_share, flip_budget
         self._model, self._kind, self._most_queued_rows = model, kind, most_queued_rows
+        self._on_pairs = on_pairs
         self._begin(is_closed=False)
         _MONITORS.add(self)
 
@@ -216,6 +220,8 @@ class ImpactMonitor:
         self._ledger.count(unpaired=unpaired, failed=failed)
         if self._cusum is not None:
             self._cusum.update(pairs.total.flips, pairs.total.pairs)
+        if self._on_pairs is not None:
+            self._on_pairs(job.response, scored, good)
         if failed:
             name, low, high = self._kind.name, self._kind.low, self._kind.high
             msg = f"a score of kind {name!r} is within {low:g}..{high:g}, got others in {failed} pairs"

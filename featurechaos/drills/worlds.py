@@ -1,0 +1,28 @@
+"""Worlds that a drill may name; each is registered by the package that stands above drills and makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from featurechaos.drills.script import Script
+from featurechaos.drills.stage import Stage
+from featurechaos.errors import SpecError
+
+WORLDS = {"flights": "featurechaos.demo.stage:open_stage"}
+"""name -> `package.module:name` of what opens it; looked up by name, so that drills import no demo."""
+
+Say = Callable[[str], None]
+
+
+def open_world(name: str, script: Script, config: str | None, say: Say) -> Stage:
+    """Start a world's servers and open a client on them."""
+    if name not in WORLDS:
+        raise SpecError(f"target.world: wanted one of {', '.join(WORLDS)}, got {name!r}")
+    module, _, function = WORLDS[name].partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except ImportError as error:
+        raise SpecError(f"target.world: {name!r} needs: pip install 'featurechaos[demo]' ({error})") from error
+    stage: Stage = found(script, config, say)
+    return stage
