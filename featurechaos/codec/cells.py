@@ -79,13 +79,17 @@ def scalars(base: str, dtype: np.dtype[Any], values: NDArray[Any] | list[Any], m
 
 
 def microseconds(value: Any) -> int:
-    """One date as microseconds since the epoch, UTC; a naive datetime is UTC. TypeError if it isn't one."""
+    """One date as microseconds since the epoch, UTC; a naive datetime is UTC.
+
+    TypeError if it isn't one, ValueError if it is out of range.
+    """
     if hasattr(value, "to_datetime64"):
         value = value.to_datetime64()
     if isinstance(value, np.datetime64):
-        cells, missing = _timestamps(np.array([value]))
-        if missing is not None:
-            raise TypeError
+        try:
+            cells, _ = _timestamps(np.array([value]))
+        except Misfit as misfit:
+            raise ValueError(misfit.got) from None
         return int(cells.view(np.int64)[0])
     if not isinstance(value, dt.datetime):
         raise TypeError

@@ -69,7 +69,7 @@ def is_null(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as it may stand in a message: its repr, cut short, and its type unless that is plain."""
-    said = repr(value)
+    said = repr(value.item() if isinstance(value, (np.number, np.bool_)) else value)
     said = said if len(said) <= 60 else said[:57] + "..."
     return said if isinstance(value, (str, bytes, int, float)) else f"{said} ({type(value).__name__})"
 

@@ -88,7 +88,7 @@ def _escaped(row: int, dtype: str, value: Any) -> bytes:
         raw = value.encode() if dtype == "string" else bytes(value)
     except UnicodeEncodeError:
         raise Bad(row, "a str that UTF-8 can say", shown(value)) from None
-    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0], raw)
+    return _UNSAFE.sub(lambda found: b"%%%02X" % ord(found[0]), raw)
 
 
 def _from_integers(dtype: str, bound: int, values: NDArray[Any], mask: Mask) -> tuple[list[int], Mask]:
@@ -120,7 +120,7 @@ def _one_by_one(dtype: str, bound: int, values: list[Any], mask: Mask) -> tuple[
     for row, (value, gone) in enumerate(zip(values, missing.tolist(), strict=True)):
         try:
             number = 0 if gone else one(value)
-        except (TypeError, ValueError, OverflowError, Misfit):
+        except (TypeError, ValueError, OverflowError):
             raise Bad(row, wanted, shown(value)) from None
         if not -bound <= number < bound:
             raise Bad(row, wanted, shown(value))

@@ -24,7 +24,7 @@ CELLS: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "int32": st.one_of(st.sampled_from([-(2**31), 2**31 - 1, 0]), INT32),
     "int64": st.one_of(st.sampled_from([-(2**63), 2**63 - 1, 0]), INT64),
-    "float32": st.one_of(st.sampled_from([math.inf, -math.inf, -0.0, 1e-45]), SINGLES),
+    "float32": st.one_of(st.sampled_from([math.inf, -math.inf, -0.0, 2.0**-149]), SINGLES),
     "float64": st.one_of(st.sampled_from([math.inf, -math.inf, -0.0, 5e-324]), FLOATS),
     "timestamp": NAIVE,
     "string": st.one_of(st.just(""), TEXT),
