@@ -64,7 +64,7 @@ def shown(value: float | None, unit: str) -> str:
     if unit == "share":
         nearly_all = ALMOST < value < 1
         # Rounding up would call 99.98 % all of them.
-        return f"{math.floor(1e6 * value) / 1e4:g} %" if nearly_all else f"{_short(100 * value)} %"
+        return f"{math.floor(1e4 * value) / 100:g} %" if nearly_all else f"{_short(100 * value)} %"
     if unit == "seconds":
         return _time(value)
     if 0 < abs(value) < LEAST_SHOWN:

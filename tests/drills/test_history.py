@@ -113,10 +113,8 @@ def test_a_journal_is_never_written_over(tmp_path: Path) -> None:
         ('{"kind": "end", "t": 1}', "line 2: .*missing 1 required"),
         ('{"kind": "end", "t": 1, "reason": "done", "mood": 1}', "line 2: .*unexpected keyword argument 'mood'"),
         ('{"kind": "request", "t": 1, "t_done": 1, "latency_s": 0, "request_id": "a", "origins": {"MOON": 1}}', "MOON"),
-        (
-            '{"kind": "pair", "t": 1, "request_id": "a", "origin": "MOON", "rows": 1, "flips": 0, "sum_abs_delta": 0, "sum_delta": 0}',
-            "MOON",
-        ),
+        (to_line(RECORDS[4]).strip().replace("PRIMARY", "MOON"), "MOON"),
+        (to_line(RECORDS[4]).strip().replace('{"3"', '{"64"'), "bins 0 to 63"),
     ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str, said: str) -> None:

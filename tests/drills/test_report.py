@@ -6,8 +6,12 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from featurechaos.drills import History, Script, judge, write_report
@@ -164,3 +168,35 @@ def test_axes_have_round_ticks() -> None:
     assert ticks(0, 65, most=5) == [0, 20, 40, 60]
     assert ticks(0, 0.25, most=5) == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
     assert decades(0.4, 60) == (0.1, 100.0, [0.1, 1.0, 10.0, 100.0])
+
+
+def test_the_colours_of_origins_differ_for_every_eye() -> None:
+    """Distance in CIELAB as normal, deutan, protan and tritan eyes see them. After Machado et al., 2009."""
+    style = files("featurechaos.drills").joinpath("page.css").read_text()
+    themes = [re.findall(r"--[A-Z_]+: (#[0-9a-f]{6})", part) for part in style.split("prefers-color-scheme: dark")]
+
+    for colours in themes:
+        assert len(colours) == 6
+        for eye in EYES:
+            seen = [lab(np.array(eye) @ linear(colour)) for colour in colours]
+            assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 12
+
+
+EYES = [
+    np.eye(3).tolist(),
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+]
+
+
+def linear(colour: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    parts = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1) / np.array([0.9505, 1, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
