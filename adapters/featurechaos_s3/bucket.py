@@ -105,15 +105,11 @@ class Bucket:
                         break
         return size, digest.hexdigest()
 
-    def put(
-        self, key: str, content: bytes | BinaryIO, *, only_if: str | None = None, only_new: bool = False
-    ) -> str:
-        """Store an object; its ETag. Raises Changed when it isn't `only_if`, or is there though `only_new`."""
+    def put(self, key: str, content: bytes | BinaryIO, *, only_if: str | None = None, only_new: bool = False) -> str:
+        """Store an object; its ETag. Raises Changed when it isn't `only_if`, or there though `only_new`."""
         given = {"IfMatch": only_if} if only_if else {"IfNoneMatch": "*"} if only_new else {}
         with self._speaking(key):
-            answer = self._client.put_object(
-                Bucket=self.address.bucket, Key=self._full(key), Body=content, **given
-            )
+            answer = self._client.put_object(Bucket=self.address.bucket, Key=self._full(key), Body=content, **given)
         return str(answer["ETag"])
 
     def things(self, prefix: str) -> list[Thing]:
@@ -141,6 +137,9 @@ class Bucket:
         """Delete an object; an absent one is fine."""
         with self._speaking(key):
             self._client.delete_object(Bucket=self.address.bucket, Key=self._full(key))
+
+    def close(self) -> None:
+        self._client.close()
 
     def _full(self, key: str) -> str:
         return self.address.prefix + key

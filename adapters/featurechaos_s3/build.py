@@ -82,9 +82,7 @@ def build(
         raise DecodeError(msg)
     reached("keys")
     rows = batch_rows(layout)
-    order = arrange(
-        source.batches(names, rows), layout.join_keys, place, rows=manifest.rows, scratch=files[0].parent
-    )
+    order = arrange(source.batches(names, rows), layout.join_keys, place, rows=manifest.rows, scratch=files[0].parent)
     reached("encode")
     columns = [feature.name for feature in layout.features if feature.name in have]
     batches = source.batches(columns or names, rows)
@@ -178,9 +176,7 @@ def _index(folder: Path, order: Order) -> tuple[int, int]:
     return bits, max(deepest, order.kept - before)
 
 
-def _describe(
-    folder: Path, manifest: Manifest, layout: Layout, rows: int, *, bits: int, deepest: int
-) -> None:
+def _describe(folder: Path, manifest: Manifest, layout: Layout, rows: int, *, bits: int, deepest: int) -> None:
     names = [SLOTS, DIRECTORY, ROWS, *([OFFSETS] if layout.has_tail else [])]
     meta = {
         "format": FORMAT,

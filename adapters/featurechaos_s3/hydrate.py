@@ -170,9 +170,7 @@ def _may_be_taken(manifest: Manifest, work: Work) -> int:
         raise Refused(msg)
     stored = Layout.from_description(manifest.description)
     if f"{stored.hash:016x}" != manifest.schema_hash:
-        msg = (
-            f"image {manifest.snapshot} says schema {manifest.schema_hash}, its schema is {stored.hash:016x}"
-        )
+        msg = f"image {manifest.snapshot} says schema {manifest.schema_hash}, its schema is {stored.hash:016x}"
         raise Refused(msg)
     if why := misfit(stored, layout):
         msg = f"image {manifest.snapshot} does not fit view {work.view!r}: {why}"

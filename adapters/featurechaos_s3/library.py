@@ -109,17 +109,13 @@ def verify(bucket: Bucket, view: str, snapshot: str | None) -> Checked:
 def _problem(bucket: Bucket, manifest: Manifest, part: Part) -> str | None:
     with tempfile.TemporaryFile() as file:
         try:
-            size, digest = bucket.pull(
-                manifest.part_key(part), file, etag=part.etag, most_bytes=part.size_bytes
-            )
+            size, digest = bucket.pull(manifest.part_key(part), file, etag=part.etag, most_bytes=part.size_bytes)
         except Absent:
             return f"{part.name} is gone"
         except Changed:
             return f"{part.name} was written again since"
         if size != part.size_bytes:
-            return (
-                f"{part.name} wants {part.size_bytes} bytes, has {'more' if size > part.size_bytes else size}"
-            )
+            return f"{part.name} wants {part.size_bytes} bytes, has {'more' if size > part.size_bytes else size}"
         if digest != part.sha256:
             return f"{part.name} wants SHA-256 {part.sha256[:12]}, has {digest[:12]}"
         rows = _rows(file)
@@ -138,7 +134,9 @@ def gc(bucket: Bucket, view: str, *, keep: int) -> list[str]:
 
     What a publish left unfinished goes too, a day after.
     """
-    things = {name: bucket.things(f"{home(view)}v={name}/") for name in snapshot_ids(bucket, view)}
+    listed = ((name, bucket.things(f"{home(view)}v={name}/")) for name in snapshot_ids(bucket, view))
+    # Some servers go on showing a folder whose last object is gone.
+    things = {name: inside for name, inside in listed if inside}
     finished = [name for name, inside in things.items() if any(_is_manifest(one) for one in inside)]
     spared = {*finished[-max(1, keep) :], _current_id(bucket, view)}
     spared.update(name for name, inside in things.items() if name not in finished and _is_young(inside))

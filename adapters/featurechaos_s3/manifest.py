@@ -26,6 +26,7 @@ MOST_CURRENT_BYTES = 1 << 14
 _ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 _PART = re.compile(r"part-\d{5}\.parquet")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_US, _LAST_US = -30_610_224_000_000_000, 253_402_300_799_999_999
 
 
 def safe_name(name: str) -> str:
@@ -41,7 +42,7 @@ def home(view: str) -> str:
 
 def instant(time_us: int) -> str:
     """A date for people: 2013-09-01T05:00:00.000000Z."""
-    return f"{_EPOCH + timedelta(microseconds=time_us):%Y-%m-%dT%H:%M:%S.%f}Z"
+    return f"{_date(time_us):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 def snapshot_id(as_of_us: int, content: str) -> str:
@@ -59,7 +60,12 @@ def is_at_or_before(name: str, as_of_us: int) -> bool:
 
 
 def _date_part(as_of_us: int) -> str:
-    return f"{_EPOCH + timedelta(microseconds=as_of_us):%Y%m%dT%H%M%S.%f}Z"
+    return f"{_date(as_of_us):%Y%m%dT%H%M%S.%f}Z"
+
+
+def _date(time_us: int) -> datetime:
+    """Within the years of four digits, so that names sort as dates do."""
+    return _EPOCH + timedelta(microseconds=min(max(time_us, _FIRST_US), _LAST_US))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,9 @@ def _place(order: Order) -> None:
     order.place[:] = -1
     bits = max(0, (count // _RANGE_ROWS).bit_length())
     for number in range(1 << bits):
+        rows = np.arange(count)
         if bits:
             rows = np.flatnonzero(order.slots >> np.uint64(64 - bits) == np.uint64(number))
-        else:
-            rows = np.arange(count)
         newest = rows[_newest_first(order.slots[rows], order.times[rows])]
         order.place[newest] = np.arange(order.kept, order.kept + len(newest))
         order.kept += len(newest)

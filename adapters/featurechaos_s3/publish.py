@@ -91,11 +91,7 @@ def _opened(bucket: Bucket, table: Any, place: str, scratch: Path) -> Source:
         return source_of(table, place)
     name, _, key = table.removeprefix("s3://").partition("/")
     other = Bucket(replace(bucket.address, bucket=name, prefix=""))
-    keys = (
-        [key]
-        if key.endswith(".parquet")
-        else [one.key for one in other.things(key) if one.key.endswith(".parquet")]
-    )
+    keys = [key] if key.endswith(".parquet") else [one.key for one in other.things(key) if one.key.endswith(".parquet")]
     folder = scratch / "given"
     folder.mkdir()
     for number, one in enumerate(keys):
@@ -185,12 +181,8 @@ def _pack(batch: pa.RecordBatch, layout: Layout, times: NDArray[np.int64], own: 
     encode(layout, {one.name: plain(batch[one.name], one.dtype) for one in layout.features}, times, own)
 
 
-def _fitted(
-    batch: pa.RecordBatch, layout: Layout, schema: pa.Schema, place: str, *, begin: int
-) -> pa.RecordBatch:
-    columns = [
-        fitted(batch[key.name], key.dtype, f"{place}, join key {key.name!r}") for key in layout.join_keys
-    ]
+def _fitted(batch: pa.RecordBatch, layout: Layout, schema: pa.Schema, place: str, *, begin: int) -> pa.RecordBatch:
+    columns = [fitted(batch[key.name], key.dtype, f"{place}, join key {key.name!r}") for key in layout.join_keys]
     columns.append(batch[EVENT_TIME].cast(schema.field(EVENT_TIME).type, safe=False))
     for one in layout.features:
         column = fitted(batch[one.name], one.dtype, f"{place}, column {one.name!r}")

@@ -197,12 +197,7 @@ def _meta(folder: Path, layout: Layout) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         msg = f"replica {folder.name}: {META} is damaged: {str(error)[:100]}"
         raise DecodeError(msg) from error
-    if (
-        said != (FORMAT, f"{layout.hash:016x}")
-        or set(kinds) != {int}
-        or not 0 < meta["bits"] <= 32
-        or not files
-    ):
+    if said != (FORMAT, f"{layout.hash:016x}") or set(kinds) != {int} or not 0 < meta["bits"] <= 32 or not files:
         wanted = f"format {FORMAT} and layout {layout.hash:016x}"
         msg = f"replica {folder.name} wants {wanted}, has {said[0]} and {said[1]}"
         raise DecodeError(msg)

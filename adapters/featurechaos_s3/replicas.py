@@ -141,9 +141,7 @@ class Replicas:
         for base in self._boxes:
             self._adopt(base, warm=True)
         half_s = self._spec.refresh_s / 2
-        due = [
-            base for base, box in self._boxes.items() if box.bad or self._shelf(base).checked_s_ago() > half_s
-        ]
+        due = [base for base, box in self._boxes.items() if box.bad or self._shelf(base).checked_s_ago() > half_s]
         if not due:
             return self._spec.refresh_s
         with locked(self._shelf(due[0]).folder.parent / "refreshing", wait=False) as is_ours:

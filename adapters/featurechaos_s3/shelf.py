@@ -66,9 +66,7 @@ class Shelf:
             pointer = Pointer(str(fields["replica"]), str(fields["etag"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return (
-            pointer if is_snapshot_id(pointer.replica[:_ID_LENGTH]) and "/" not in pointer.replica else None
-        )
+        return pointer if is_snapshot_id(pointer.replica[:_ID_LENGTH]) and "/" not in pointer.replica else None
 
     def point(self, pointer: Pointer) -> None:
         write_whole(self._pointer_path, json.dumps(asdict(pointer)).encode())
@@ -106,10 +104,10 @@ class Shelf:
 
     def discard(self, name: str) -> None:
         """Take a replica away; who has it mapped keeps it."""
-        with suppress(FileNotFoundError):
-            gone = self.private() / "gone"
-            (self.folder / name).rename(gone)
-            shutil.rmtree(gone.parent, ignore_errors=True)
+        if (self.folder / name).is_dir():
+            gone = self.private()
+            (self.folder / name).rename(gone / name)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove replicas that are nobody's current one, mapped by nobody, and not just made."""

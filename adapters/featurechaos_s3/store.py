@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from random import Random
@@ -47,6 +48,8 @@ class S3Store:
         self._address = Address.of(spec, place.source)
         self._replicas = Replicas(spec, place)
         self._refresher = Refresher(self._replicas.keep_fresh, Random())
+        self._lock = threading.Lock()
+        self._made_bucket: Bucket | None = None
         _STORES.add(self)
 
     @classmethod
@@ -65,6 +68,10 @@ class S3Store:
         """Stop refreshing and let go of the replicas."""
         self._replicas.close()
         self._refresher.stop()
+        with self._lock:
+            made, self._made_bucket = self._made_bucket, None
+        if made is not None:
+            made.close()
 
     # Reading.
 
@@ -127,26 +134,25 @@ class S3Store:
             msg = f"view {view.name!r} is stored as {view.base!r}, its layout is of {layout.base!r}"
             raise RequestError(msg)
         now_us = int(self._place.clock.wall() * _US)
-        bucket = Bucket(self._address)
-        return publish(bucket, layout, table, as_of_us=as_of_us, allow_shrink=allow_shrink, now_us=now_us)
+        return publish(self._bucket, layout, table, as_of_us=as_of_us, allow_shrink=allow_shrink, now_us=now_us)
 
     def snapshots(self, view: str) -> list[Manifest]:
         """The images of a view, oldest first."""
         from featurechaos_s3.library import snapshots
 
-        return snapshots(Bucket(self._address), self._replicas.base(view))
+        return snapshots(self._bucket, self._replicas.base(view))
 
     def verify(self, view: str, snapshot: str | None = None) -> Checked:
         """Read an image (default: the current one) again from end to end, and say what is wrong with it."""
         from featurechaos_s3.library import verify
 
-        return verify(Bucket(self._address), self._replicas.base(view), snapshot)
+        return verify(self._bucket, self._replicas.base(view), snapshot)
 
     def gc(self, view: str, keep: int = 24) -> list[str]:
         """Remove all but the newest `keep` images and the current one; the ids removed."""
         from featurechaos_s3.library import gc
 
-        return gc(Bucket(self._address), self._replicas.base(view), keep=keep)
+        return gc(self._bucket, self._replicas.base(view), keep=keep)
 
     def bury(self, batch: Batch) -> None:
         """Hide rows here at once, and keep tombstones beside the images.
@@ -159,7 +165,7 @@ class S3Store:
         content = to_json(self._place.project, base, keys, batch.event_time)
         digest = hashlib.sha256(content).hexdigest()[:8]
         when = instant(int(self._place.clock.wall() * _US)).replace("-", "").replace(":", "")
-        Bucket(self._address).put(f"{home(base)}deletions/{when}-{digest}.json", content)
+        self._bucket.put(f"{home(base)}deletions/{when}-{digest}.json", content)
 
     def write(self, batch: Batch, until: float) -> WriteCounts:
         """Refused: rows get here by `publish`, as a whole image."""
@@ -167,7 +173,17 @@ class S3Store:
         msg = f"source {self._place.source!r} takes no single rows of view {name!r}: publish a whole image"
         raise StoreRefused(msg)
 
+    @property
+    def _bucket(self) -> Bucket:
+        """Made once: a boto3 client costs a tenth of a second. Its connections are not shared over a fork."""
+        with self._lock:
+            if self._made_bucket is None:
+                self._made_bucket = Bucket(self._address)
+            return self._made_bucket
+
     def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._made_bucket = None
         self._replicas.forked()
         self._refresher.forked()
 

@@ -25,8 +25,8 @@ EVENT_TIME = "event_timestamp"
 Column = Any
 """A pyarrow array; its stubs know too few of the methods of each kind."""
 
-_MOST_BATCH_ROWS, _LEAST_BATCH_ROWS = 65_536, 256
-_BATCH_BYTES = 32 << 20
+_MOST_BATCH_ROWS, _LEAST_BATCH_ROWS = 16_384, 256
+_BATCH_BYTES = 8 << 20
 _SCALARS: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "int32": pa.int32(),
@@ -51,7 +51,7 @@ def arrow_type(dtype: DType) -> pa.DataType:
 
 
 def batch_rows(layout: Layout) -> int:
-    """How many rows of a layout make a batch of at most 32 MB."""
+    """How many rows of a layout make a batch of at most 8 MB."""
     rows = _BATCH_BYTES // (8 * layout.words)
     return max(_LEAST_BATCH_ROWS, min(_MOST_BATCH_ROWS, rows))
 
@@ -77,7 +77,8 @@ class Source:
         for path in self.files:
             # Threads would hold several row groups decoded at once.
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(rows, columns=list(columns), use_threads=False)
+                for group in range(file.num_row_groups):
+                    yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
 
 
 def source_of(table: Any, place: str) -> Source:
@@ -160,17 +161,13 @@ def _may_become(given: Any, wanted: Any) -> bool:
     kinds = pa.types
     if kinds.is_list(wanted) or kinds.is_fixed_size_list(wanted):
         is_list = kinds.is_list(given) or kinds.is_large_list(given) or kinds.is_fixed_size_list(given)
-        return is_list and (
-            given.value_type == wanted.value_type or _may_become(given.value_type, wanted.value_type)
-        )
+        return is_list and (given.value_type == wanted.value_type or _may_become(given.value_type, wanted.value_type))
     if kinds.is_integer(wanted) or kinds.is_floating(wanted):
         return kinds.is_integer(given) or kinds.is_floating(given)
     if kinds.is_string(wanted):
         return kinds.is_string(given) or kinds.is_large_string(given) or str(given) == "string_view"
     if kinds.is_binary(wanted):
-        return (
-            kinds.is_large_binary(given) or kinds.is_fixed_size_binary(given) or str(given) == "binary_view"
-        )
+        return kinds.is_large_binary(given) or kinds.is_fixed_size_binary(given) or str(given) == "binary_view"
     return kinds.is_timestamp(wanted) and kinds.is_timestamp(given)
 
 
