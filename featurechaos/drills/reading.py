@@ -303,6 +303,8 @@ def _must_agree(script: Script) -> None:
         if name in names[:index]:
             raise Mistake(("method", index, "name"), f"{name!r} is already the name of method[{names.index(name)}]")
     for index, step in enumerate(script.method):
+        if step.inject and step.inject.lacks_share and not script.groups:
+            raise Mistake(("method", index, "inject", "share"), "is missing")
         together = sum(
             other.inject.load_share for other in script.faults if other.inject and other.at_s <= step.at_s < other.end_s
         )

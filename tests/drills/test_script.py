@@ -160,6 +160,36 @@ def test_a_drill_without_a_fault_is_refused() -> None:
         script_of(tree)
 
 
+def test_a_value_fault_without_a_share_is_refused() -> None:
+    stale = "inject: {fault: stale, view: plane, age_s: 60}"
+
+    with pytest.raises(SpecError, match=r"method\[1\]\.inject\.share: is missing"):
+        parse_script(DRILL.replace("inject: {fault: delay, source: standby, delay_s: 0.01, share: 0.5}", stale))
+
+
+def test_a_drill_on_a_service_is_read_and_refused_by_name() -> None:
+    drill = """
+    title: user embeddings one day old
+    target: {kind: service, endpoints: "file:/etc/fc/instances", token: "${file:/run/secrets/fc_token}"}
+    exposure: shadow
+    model: {name: ranker-v12, decision: top1}
+    groups: {experiment: 0.01, control: 0.01, by: user_id}
+    load: none
+    steady_state: {for_s: 300, probes: [{probe: watermark_age_s, view: user_embedding, max: 93600}]}
+    method:
+      - {at_s: 0, name: arm, action: hydrate, view: user_embedding, as_of: "-24h", timeout_s: 600}
+      - at_s: 600
+        name: day-old
+        inject: {fault: stale, view: user_embedding, age_s: 86400, visible: false, lease_s: 60}
+        ramp: {from: 0.001, to: 0.01, over_s: 600}
+        for_s: 2400
+    guards: [{probe: error_rate, group: experiment, against: control, max_ratio: 1.5, alpha: 0.01}]
+    """
+
+    with pytest.raises(SpecError, match=r"^drill\.yaml: target\.kind: kind service is not built yet"):
+        parse_script(drill)
+
+
 NAMES = st.text("abcdefgh-$ {}:#'\"%é", min_size=1, max_size=12).filter(str.strip)
 SHARES = st.floats(0, 1, allow_nan=False)
 SECONDS = st.floats(0.001, 1e6, allow_nan=False)
