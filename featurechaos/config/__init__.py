@@ -1,8 +1,17 @@
-"""The configuration: a YAML file or a mapping in, frozen and checked settings out."""
+"""The configuration: a YAML file or a mapping in, frozen and checked settings out.
 
-from featurechaos.config.load import load, schema
+Everything but the settings' own shape is imported when first used: building pydantic's models takes longer
+than importing numpy, and `import featurechaos` must not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from featurechaos.config.settings import Settings, Source, ViewPolicy
-from featurechaos.config.spec import Breaker, Chaos, Empty, Impact, LastKnown, Metrics, Policy, Retry
+
+if TYPE_CHECKING:
+    from featurechaos.config.loading import load, schema
+    from featurechaos.config.spec import Breaker, Chaos, Empty, Impact, LastKnown, Metrics, Policy, Retry
 
 __all__ = [
     "Breaker",
@@ -19,3 +28,12 @@ __all__ = [
     "load",
     "schema",
 ]
+
+
+if not TYPE_CHECKING:  # a checker would take any name for granted
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = "loading" if name in ("load", "schema") else "spec"
+        return getattr(import_module(f"{__name__}.{home}"), name)

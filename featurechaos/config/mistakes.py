@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -55,6 +54,8 @@ def spot(path: Path) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """What to say after refusing a word: the closest known one, else all of them."""
+    import difflib
+
     choices = list(known)
     close = difflib.get_close_matches(word.replace("-", "_"), choices, n=1)
     if close:

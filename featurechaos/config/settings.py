@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from featurechaos.config.spec import (
-    Chaos,
-    Impact,
-    LastKnown,
-    Metrics,
-    OnExhausted,
-    OnExpired,
-    OnMissing,
-    Policy,
-)
 from featurechaos.model import Origin, View
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from featurechaos.config.secrets import Secrets
+    from featurechaos.config.spec import (
+        Chaos,
+        Impact,
+        LastKnown,
+        Metrics,
+        OnExhausted,
+        OnExpired,
+        OnMissing,
+        Policy,
+    )
     from featurechaos.stores import Store
 
 DEFAULT_TIMEOUT_S = 0.015
@@ -124,7 +124,7 @@ class Settings:
 
 
 def _again(text: Mapping[str, Any], name: str, stores: Mapping[str, type[Store]] | None) -> Settings:
-    from featurechaos.config.load import load
+    from featurechaos.config.loading import load
 
     return load(text, name=name, stores=stores)
 

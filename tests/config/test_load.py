@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import pickle  # noqa: TID251 - clients pickle as their config
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from featurechaos import config
 from featurechaos.config import LastKnown, Settings, load, schema
 from featurechaos.config.spec import NOT_BUILT
 from featurechaos.errors import SpecError
@@ -340,3 +343,22 @@ def test_a_driver_that_is_missing_is_named_with_what_to_install(
         "(a_driver_that_is_not_there is not installed)"
     )
     assert "acme" not in schema()["$defs"]
+
+
+def test_importing_the_config_waits_for_no_model_and_no_parser() -> None:
+    program = (
+        "import sys, featurechaos.config\n"
+        "late = {'yaml', 'difflib', 'importlib.metadata', 'featurechaos.config.spec', 'featurechaos.testing'}\n"
+        "already = set(sys.modules) & late\n"
+        "featurechaos.config.load, featurechaos.config.Policy, featurechaos.config.schema\n"
+        "print(sorted(already), 'featurechaos.config.spec' in sys.modules)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.stdout == "[] True\n", done.stderr
+
+
+def test_a_name_the_config_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'featurechaos.config' has no attribute 'lod'"):
+        _ = config.lod  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.json_schema import models_json_schema
 
 from featurechaos.config import policies, sources, views
 from featurechaos.config.interpolate import Resolved, resolve
@@ -60,6 +59,8 @@ def load(
 
 def schema(stores: sources.Stores | None = None) -> dict[str, Any]:
     """The JSON schema of a config, with what each store found here takes under `sources`."""
+    from pydantic.json_schema import models_json_schema
+
     found = {kind: store.spec for kind, store in sorted(sources.find(stores).items())}
     models = [(model, "validation") for model in (Core, *found.values())]
     references, definitions = models_json_schema(models, ref_template="#/$defs/{model}")  # type: ignore[arg-type]
