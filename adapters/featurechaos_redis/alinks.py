@@ -29,6 +29,8 @@ class ALink(asyncio.Protocol):
         self.is_open = True
         # Whether the server said that this connection serves us no longer.
         self.is_spent = False
+        # Whether it has ever answered.
+        self.is_proven = False
         self._transport.set_protocol(self)
 
     @property

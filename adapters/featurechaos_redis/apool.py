@@ -33,7 +33,7 @@ class APool:
         self._secrets = secrets
         self._idle: list[ALink] = []
         self._links: set[ALink] = set()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._line: deque[asyncio.Future[ALink]] = deque()
         self._dials: set[asyncio.Task[None]] = set()
         self._dialled = self._failures = 0
         self._failure: DialFailure | None = None
@@ -41,7 +41,10 @@ class APool:
         self._closed = False
 
     def poll(self) -> ALink | None:
-        """An idle connection if there is one."""
+        """An idle connection if there is one and nobody in line for it."""
+        return None if self._line else self._pop()
+
+    def _pop(self) -> ALink | None:
         while self._idle:
             link = self._idle.pop()
             if link.is_open:
@@ -52,45 +55,59 @@ class APool:
 
     async def take(self, until: float) -> ALink:
         """A connection of the caller's own, by `until`; give it back or drop it. Errors as `Pool.take`."""
-        failures = self._failures
         loop = asyncio.get_running_loop()
-        while True:
-            link = self._pick(failures)
-            if link is not None:
-                return link
-            waiter: asyncio.Future[None] = loop.create_future()
-            self._waiters.append(waiter)
-            self._summon()
-            timer = loop.call_later(max(0.0, until - self._now()), _wake, waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._tell(1)  # It was woken for something another waiter can use.
-                raise
-            finally:
-                timer.cancel()
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-            if not self._idle and self._failures == failures and not self._closed and self._now() >= until:
-                in_use = len(self._links)
-                msg = (
+        ticket: asyncio.Future[ALink] = loop.create_future()
+        self._queue(ticket)
+        timer = loop.call_later(max(0.0, until - self._now()), self._expire, ticket)
+        try:
+            return await ticket
+        except asyncio.CancelledError:
+            if ticket.done() and not ticket.cancelled() and ticket.exception() is None:
+                self.give(ticket.result())  # It came as we were cancelled.
+            raise
+        finally:
+            timer.cancel()
+
+    def _queue(self, ticket: asyncio.Future[ALink]) -> None:
+        self._line.append(ticket)
+        self._serve()
+        if ticket.done():
+            return
+        if self._closed:
+            self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
+        elif self._failure is not None and self._now() < self._paused_until:
+            self._turn_away(self._failure)
+        else:
+            self._order()
+
+    def _expire(self, ticket: asyncio.Future[ALink]) -> None:
+        if not ticket.done():
+            in_use = len(self._links) - len(self._idle)
+            ticket.set_exception(
+                StoreTimeout(
                     f"source {self._source!r}: no connection in time "
                     f"({in_use} of at most {self._most} in use, {len(self._dials)} being dialled)"
                 )
-                raise StoreTimeout(msg)
+            )
 
-    def _pick(self, failures: int) -> ALink | None:
-        link = self.poll()
-        if link is not None:
-            return link
-        if self._closed:
-            msg = f"source {self._source!r}: the client is closed"
-            raise StoreUnavailable(msg)
-        failure = self._failure
-        if failure is not None and (failures != self._failures or self._now() < self._paused_until):
-            failure.tell()
-        return None
+    def _serve(self) -> None:
+        """Hand idle connections to the line, the first in it first."""
+        self._forget_gone()
+        while self._line and (link := self._pop()) is not None:
+            self._line.popleft().set_result(link)
+            self._forget_gone()
+
+    def _turn_away(self, failure: DialFailure) -> None:
+        """Tell the whole line that there will be nothing."""
+        while self._line:
+            ticket = self._line.popleft()
+            if not ticket.done():
+                ticket.set_exception(failure.error())
+
+    def _forget_gone(self) -> None:
+        """Drop tickets of callers that were cancelled or ran out of time from the front of the line."""
+        while self._line and self._line[0].done():
+            self._line.popleft()
 
     def give(self, link: ALink) -> None:
         """Give back a connection on which no reply is outstanding."""
@@ -98,11 +115,14 @@ class APool:
             self.drop(link)
             return
         self._idle.append(link)
-        self._tell(1)
+        self._serve()
 
     def settle(self, link: ALink) -> None:
-        """Give a connection back if its replies have wholly come; else it was given up, and is closed."""
-        if link.is_busy or link.is_spent:
+        """Give a connection back after its replies, unless one says that it serves us no longer."""
+        if not link.is_proven:
+            link.is_proven = True
+            self._failure, self._pause_s = None, _PAUSE_FIRST_S
+        if link.is_spent:
             self.drop(link)
         else:
             self.give(link)
@@ -111,26 +131,30 @@ class APool:
         """Close a connection: its read failed or was given up."""
         self._links.discard(link)
         link.close()
-        self._tell(1)  # There may be room for another one now.
+        self._order()
 
-    def purge(self) -> None:
-        """Close every idle connection: one of them was found dead, so all likely are."""
+    def is_stale(self, link: ALink, error: BaseException) -> bool:
+        """As `Pool.is_stale`."""
+        is_cut_off = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+        if is_cut_off and not link.is_proven:
+            self._fail(error)
+        self.drop(link)
+        if not is_cut_off or not link.is_proven:
+            return False
         dead, self._idle = self._idle, []
-        for link in dead:
-            self._links.discard(link)
-            link.close()
+        for sister in dead:
+            self._links.discard(sister)
+            sister.close()
+        self._order()
+        return True
 
-    def _tell(self, count: int) -> None:
-        while count and self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
-
-    def _summon(self) -> None:
-        """One dial for each waiter, within the bounds."""
-        wanted = min(len(self._waiters), _MOST_DIALS, self._most - len(self._links))
-        while len(self._dials) < wanted and len(self._links) + len(self._dials) < self._most:
+    def _order(self) -> None:
+        """A dial for each caller in line, within the bounds."""
+        if self._closed:
+            return
+        self._forget_gone()
+        wanted = min(len(self._line), _MOST_DIALS, self._most - len(self._links))
+        while len(self._dials) < wanted:
             dial = asyncio.get_running_loop().create_task(self._dial(), name="featurechaos-redis-dial")
             self._dials.add(dial)
             dial.add_done_callback(self._dials.discard)
@@ -139,23 +163,22 @@ class APool:
         try:
             link = await self._linker.open()
         except Exception as error:  # noqa: BLE001 - handed to the callers that wait for this dial
-            self._failed(error)
+            self._fail(error)
             return
         self._dialled += 1
-        self._failure, self._pause_s = None, _PAUSE_FIRST_S
         if self._closed:
             link.close()
             return
         self._links.add(link)
         self._idle.append(link)
-        self._tell(1)
+        self._serve()
 
-    def _failed(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._failure = DialFailure.of(error, source=self._source, secrets=self._secrets)
         self._failures += 1
         self._paused_until = self._now() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _PAUSE_MOST_S)
-        self._tell(len(self._waiters))
+        self._turn_away(self._failure)
 
     async def close(self) -> None:
         """Close every connection, those in use too, and end the dials."""
@@ -164,7 +187,7 @@ class APool:
         self._links.clear()
         for link in links:
             link.close()
-        self._tell(len(self._waiters))
+        self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
         dials = list(self._dials)
         for dial in dials:
             dial.cancel()
@@ -177,13 +200,8 @@ class APool:
         return {
             "open": len(self._links),
             "idle": len(self._idle),
-            "waiting": len(self._waiters),
+            "waiting": sum(not ticket.done() for ticket in self._line),
             "dialling": len(self._dials),
             "dialled": self._dialled,
             "dial_failures": self._failures,
         }
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

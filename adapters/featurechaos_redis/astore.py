@@ -109,32 +109,35 @@ class AsyncRedisStore:
 
     async def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
-        pool = self._pool(asyncio.get_running_loop())
-        try:
-            return await self._once(pool, command, until, rows=rows, replies=replies)
-        except TimeoutError:
-            raise
-        except OSError:
-            pool.purge()
-            return await self._once(pool, command, until, rows=rows, replies=replies)
-
-    async def _once(self, pool: APool, command: bytes, until: float, *, rows: int, replies: int) -> list[Any]:
-        link = pool.poll() or await pool.take(until)
-        left = until - self._clock.monotonic()
-        if left <= 0:
-            pool.give(link)
-            msg = "no answer in time"
-            raise TimeoutError(msg)
-        if rows:
-            link.replies.expect_rows(rows)
-        else:
-            link.replies.expect(replies)
-        timer = asyncio.get_running_loop().call_later(left, link.expire)
-        try:
-            return await link.ask(command)
-        finally:
-            timer.cancel()
-            pool.settle(link)
+        loop = asyncio.get_running_loop()
+        pool, is_replaced = self._pool(loop), False
+        while True:
+            link = pool.poll() or await pool.take(until)
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                pool.give(link)
+                msg = "no time left to ask"
+                raise TimeoutError(msg)
+            if rows:
+                link.replies.expect_rows(rows)
+            else:
+                link.replies.expect(replies)
+            timer = loop.call_later(left, link.expire)
+            try:
+                got = await link.ask(command)
+            except BaseException as error:
+                if not link.is_busy:
+                    pool.settle(link)  # Cancelled as its reply had wholly come.
+                    raise
+                # Closed without awaiting: a reply still to come would be another read's.
+                if not pool.is_stale(link, error) or is_replaced:
+                    raise
+                is_replaced = True
+            else:
+                pool.settle(link)
+                return got
+            finally:
+                timer.cancel()
 
     async def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
         with translating(ERRORS, source=self._source):

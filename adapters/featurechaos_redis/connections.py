@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
-from featurechaos_redis.errors import Dropped
+from featurechaos_redis.errors import Dropped, NotAsked
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Replies
 
@@ -29,6 +29,8 @@ class Link(Protocol):
 
     sock: Any
     replies: Replies
+    is_proven: bool
+    """Whether it has ever answered."""
 
     def open(self) -> None:
         """Connect, within the connect timeout; raises redis-py's errors and the OS's."""
@@ -36,7 +38,8 @@ class Link(Protocol):
     def ask(self, command: bytes, until: float) -> list[Any]:
         """Send, and take the replies that `replies` was told to expect, by `until`.
 
-        Raises TimeoutError, Dropped, OSError, BadReply; after any of them only `close` makes sense.
+        Raises TimeoutError, Dropped, OSError, BadReply; after any of them only `close` makes sense,
+        except after NotAsked, a TimeoutError that came before the first byte.
         """
 
     def close(self) -> None:
@@ -49,6 +52,7 @@ class _Bounded:
     _sock: Any
     sock: Any
     replies: Replies
+    is_proven: bool
     connect: Callable[[], None]
     disconnect: Callable[[], None]
 
@@ -58,6 +62,7 @@ class _Bounded:
         self._buffer = bytearray(_BUFFER_BYTES)
         self.replies = Replies()
         self.sock = None
+        self.is_proven = False
         super().__init__(**options)
 
     def open(self) -> None:
@@ -70,7 +75,11 @@ class _Bounded:
 
     def ask(self, command: bytes, until: float) -> list[Any]:
         sock, buffer, now, feed = self.sock, self._buffer, self._now, self.replies.feed
-        sock.settimeout(_positive(until - now()))
+        left = until - now()
+        if left <= 0:
+            msg = "no time left to ask"
+            raise NotAsked(msg)
+        sock.settimeout(left)
         sock.sendall(command)
         while True:
             sock.settimeout(_positive(until - now()))
@@ -102,9 +111,10 @@ class _Bounded:
     def greet(self) -> None:
         """AUTH and SELECT as redis-py does them, over a socket that keeps the dial's deadline."""
         sock = self._sock
-        self._sock = _Timed(sock, lambda: self.socket_timeout)
+        timed = self._sock = _Timed(sock, lambda: self.socket_timeout)
         cast("Any", self).on_connect()
         self._sock = sock
+        timed.let_go()
 
 
 class _Timed:
@@ -124,6 +134,10 @@ class _Timed:
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(self._left())
         self._sock.sendall(data)
+
+    def let_go(self) -> None:
+        """Refer to the connection no longer: redis-py's parser keeps this, and the two would be a cycle."""
+        self._left = float
 
     def settimeout(self, seconds: float | None) -> None:
         """The time left is set before each call instead."""

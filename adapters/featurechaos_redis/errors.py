@@ -34,6 +34,10 @@ class BadReply(Exception):
     """Bytes that are no answer to what was asked."""
 
 
+class NotAsked(TimeoutError):
+    """Time ran out before a byte was sent, so the connection is as good as before."""
+
+
 class Dropped(ConnectionError):
     """The other side closed the connection."""
 
@@ -75,10 +79,10 @@ class DialFailure:
 
     kind: type[FeatureError]
     message: str
-    cause: Exception | None
+    cause: BaseException | None = None
 
     @classmethod
-    def of(cls, error: Exception, *, source: str, secrets: tuple[str, ...]) -> DialFailure:
+    def of(cls, error: BaseException, *, source: str, secrets: tuple[str, ...]) -> DialFailure:
         """Judge what ended a dial. A server that does not know AUTH repeats the password: it is left out."""
         kind = next((ours for wanted, ours in ERRORS.items() if isinstance(error, wanted)), StoreUnavailable)
         text = told = str(error) or type(error).__name__
@@ -87,5 +91,11 @@ class DialFailure:
         cause = error.with_traceback(None) if told == text else None
         return cls(kind, f"source {source!r}: no connection: {told}", cause)
 
+    def error(self) -> FeatureError:
+        """A new exception: one that several callers raised would gather the tracebacks of all."""
+        error = self.kind(self.message)
+        error.__cause__ = self.cause
+        return error
+
     def tell(self) -> NoReturn:
-        raise self.kind(self.message) from self.cause
+        raise self.error()

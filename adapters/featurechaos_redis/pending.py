@@ -6,13 +6,13 @@ import os
 import selectors
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from featurechaos.errors import StoreTimeout, translating
 from featurechaos.stores import Answer
 from featurechaos_redis.connections import Link
-from featurechaos_redis.errors import ERRORS, Dropped
+from featurechaos_redis.errors import ERRORS, DialFailure, Dropped
 from featurechaos_redis.pool import Pool, settle
 from featurechaos_redis.wire import check_rows
 
@@ -33,10 +33,11 @@ class PendingRead:
         *,
         source: str,
         until: float,
+        now: Callable[[], float],
         finish: Callable[[list[Any]], list[Answer]],
     ) -> None:
         self._pool, self._command, self._count = pool, command, count
-        self._source, self._until, self._finish = source, until, finish
+        self._source, self._until, self._now, self._finish = source, until, now, finish
         self._link: Link | None = None
         self._bell: _Bell | None = None
         self._room: selectors.BaseSelector | None = None
@@ -60,7 +61,9 @@ class PendingRead:
     def advance(self) -> list[Answer] | None:
         with self._guarded():
             answers = self._step()
-            if answers is None and self._pool.is_late(self._until):
+            if answers is None and self._now() >= self._until:
+                if self._bell is not None:
+                    raise self._pool.late()
                 msg = f"source {self._source!r}: no answer in time"
                 raise StoreTimeout(msg)
             return answers
@@ -103,12 +106,12 @@ class PendingRead:
             self._replace(error)
 
     def _replace(self, error: OSError) -> None:
-        """Once: a pooled connection was dead, so its idle sisters are too."""
-        if self._is_replaced:
+        """Once: go on with another connection where this one had died in the pool."""
+        link, self._link = self._link, None
+        if link is None or not self._pool.is_stale(link, error) or self._is_replaced:
             raise error
         self._is_replaced = True
-        self.abandon()
-        self._pool.purge()
+        self._hush()
         self._unsent = memoryview(self._command)
         self._depart()
 
@@ -116,10 +119,12 @@ class PendingRead:
         """Whether there is a connection now."""
         if self._bell is None:
             return self._link is not None
-        self._bell.clear()
-        link = self._pool.pick(self._bell.mark)
+        link, failure = self._bell.link, self._bell.failure
+        if failure is not None:
+            failure.tell()
         if link is None:
             return False
+        self._bell.link = None
         self._hush()
         self._adopt(link)
         return True
@@ -175,23 +180,24 @@ class PendingRead:
 
 
 class _Bell:
-    """A pipe the pool writes to when there may be a connection to take."""
+    """A place in the pool's line that rings by making a pipe readable."""
 
     def __init__(self, pool: Pool) -> None:
+        self.link: Link | None = None
+        self.failure: DialFailure | None = None
         self._pool = pool
         self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self.mark = pool.watch(self._writer)
+        pool.queue(self)
 
     def fileno(self) -> int:
         return self._reader
 
-    def clear(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._reader, 4096)
+    def ring(self) -> None:
+        os.write(self._writer, b"!")  # Once, so it never blocks.
 
     def close(self) -> None:
-        self._pool.unwatch(self._writer)  # First: it writes to the pipe under the pool's lock.
+        self._pool.leave(self)  # First: the pool rings under its lock, and not after this.
+        if self.link is not None:
+            self._pool.give(self.link)
         os.close(self._reader)
         os.close(self._writer)

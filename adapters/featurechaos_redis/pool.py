@@ -1,8 +1,8 @@
 """Open connections, dialled where no caller waits on the network.
 
-A caller takes the connection given back last. If there is none it waits, no longer than its own
-deadline, while one of at most four dialler threads opens one; a connection that comes too late is the
-next caller's. So names, connect, TLS and AUTH cost a caller nothing but its deadline.
+A caller takes the connection given back last. If there is none it stands in line, no longer than its
+own deadline, while one of at most four dialler threads opens one; a connection that comes too late is
+the next caller's. So names, connect, TLS and AUTH cost a caller nothing but its deadline.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from featurechaos.errors import StoreTimeout, StoreUnavailable
 from featurechaos_redis.connections import Link
@@ -24,12 +24,22 @@ _LINGER_S = 1.0
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.005, 0.1
 
 
-class Pool:
-    """At most `most` connections of one store, last in, first out. Thread-safe; survives a fork.
+class Ticket(Protocol):
+    """A place in the line: the pool sets one of the first two and rings, once."""
 
-    `make` gives a connection that is not open yet. A failed dial is told to every caller then waiting
-    and, for a pause of 5 to 100 ms, to every later one: so a dead server is dialled at most ten times
-    a second. `secrets` are kept out of what is told.
+    link: Link | None
+    failure: DialFailure | None
+
+    def ring(self) -> None: ...
+
+
+class Pool:
+    """At most `most` connections of one store, last in, first out; callers in line are served in turn.
+
+    `make` gives a connection that is not open yet. A failed dial, or a new connection cut off before it
+    answered (a balancer with nobody behind it), is told to every caller then in line and, for a pause of
+    5 to 100 ms, to every later one: so a dead server is dialled at most ten times a second. `secrets` are
+    kept out of what is told. Thread-safe; survives a fork.
     """
 
     def __init__(
@@ -48,17 +58,15 @@ class Pool:
         _POOLS.add(self)
 
     def _begin(self) -> None:
-        lock = threading.Lock()
-        self._changed = threading.Condition(lock)
-        self._wanted = threading.Condition(lock)
+        self._lock = threading.Lock()
+        self._ordered = threading.Condition(self._lock)
         self._idle: deque[Link] = deque()
+        self._line: deque[Ticket] = deque()
         self._links: set[Link] = set()
         self._opening: set[Link] = set()
-        self._bells: set[int] = set()
-        self._waiting = 0
+        self._threads: set[threading.Thread] = set()
         # Dials asked for and not yet ended, and those of them no thread has begun.
         self._orders = self._unclaimed = 0
-        self._threads: set[threading.Thread] = set()
         self._dialled = self._failures = 0
         self._failure: DialFailure | None = None
         self._pause_s, self._paused_until = _PAUSE_FIRST_S, float("-inf")
@@ -68,131 +76,141 @@ class Pool:
 
         Raises StoreTimeout; StoreUnavailable once closed; for a failed dial what it means, see `ERRORS`.
         """
+        if not self._line:
+            with contextlib.suppress(IndexError):
+                return self._idle.pop()  # Without the lock: a deque's pop is atomic.
+        ticket = _Waiter()
         try:
-            return self._idle.pop()  # Without the lock: a deque's pop is atomic.
-        except IndexError:
-            return self._wait(until)
+            self.queue(ticket)
+            ticket.wait(until - self._now())
+        except BaseException:  # A signal's: what came for this caller is the next one's.
+            self.leave(ticket)
+            if ticket.link is not None:
+                self.give(ticket.link)
+            raise
+        self.leave(ticket)
+        if ticket.link is not None:
+            return ticket.link
+        if ticket.failure is not None:
+            ticket.failure.tell()
+        raise self.late()
 
     def give(self, link: Link) -> None:
         """Give back a connection on which no reply is outstanding."""
         self._idle.append(link)
-        # In this order, and a waiter counts itself before it looks: one of the two sees the other.
-        if self._waiting or self._closed:
-            with self._changed:
-                self._tell(1)
+        # In this order, and a caller gets in line before it looks: one of the two sees the other.
+        if self._line or self._closed:
+            with self._lock:
+                self._serve()
                 left = self._drain() if self._closed else []
             _close(left)
 
     def drop(self, link: Link) -> None:
         """Close a connection: its read failed or was given up."""
-        with self._changed:
+        with self._lock:
             self._links.discard(link)
-            self._tell(1)  # There may be room for another one now.
+            self._order()
         link.close()
 
-    def purge(self) -> None:
-        """Close every idle connection: one of them was found dead, so all likely are."""
-        with self._changed:
+    def is_stale(self, link: Link, error: BaseException) -> bool:
+        """Close a connection whose read failed; whether it had merely died in the pool, as its idle sisters have.
+
+        One that was cut off before it ever answered counts as a dial that failed.
+        """
+        is_cut_off = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+        if is_cut_off and not link.is_proven:
+            with self._lock:
+                self._fail(error)
+        self.drop(link)
+        if not is_cut_off or not link.is_proven:
+            return False
+        self._purge()
+        return True
+
+    def _purge(self) -> None:
+        with self._lock:
             dead = self._drain()
-            self._tell(1)
+            self._order()
         _close(dead)
 
-    def is_late(self, until: float) -> bool:
-        return self._now() >= until
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[int]:
-        """Under the lock: one more waits; gives the failures seen so far, which are not its own."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                yield self._failures
-            finally:
-                self._waiting -= 1
-
-    def _wait(self, until: float) -> Link:
-        with self._counted() as failures:
-            while True:
-                link = self._pick(failures)
-                if link is not None:
-                    return link
-                left = until - self._now()
-                if left <= 0:
-                    msg = f"source {self._source!r}: no connection in time ({self._describe()})"
-                    raise StoreTimeout(msg)
-                self._changed.wait(left)
-
-    def _pick(self, failures: int) -> Link | None:
-        """Under the lock: an idle connection; or raise why there will be none; or see that one is dialled."""
-        with contextlib.suppress(IndexError):
-            return self._idle.pop()
-        if self._closed:
-            msg = f"source {self._source!r}: the client is closed"
-            raise StoreUnavailable(msg)
-        failure = self._failure
-        if failure is not None and (failures != self._failures or self._now() < self._paused_until):
-            failure.tell()
-        self._summon()
+    def poll(self) -> Link | None:
+        """An idle connection if there is one and nobody in line for it."""
+        if not self._line:
+            with contextlib.suppress(IndexError):
+                return self._idle.pop()
         return None
 
-    # A read that must not block watches instead: it is counted as waiting, and told by a byte in a pipe.
+    def queue(self, ticket: Ticket) -> None:
+        """Stand in line: the ticket rings once it has a connection, or the reason why there is none."""
+        with self._lock:
+            self._line.append(ticket)
+            self._serve()
+            if ticket.link is not None:
+                return
+            if self._closed:
+                self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
+            elif self._failure is not None and self._now() < self._paused_until:
+                self._turn_away(self._failure)
+            else:
+                self._order()
 
-    def watch(self, bell: int) -> int:
-        """Count a waiter told by a byte written to `bell`; gives the mark that `pick` wants."""
-        with self._changed:
-            self._waiting += 1
-            self._bells.add(bell)
-            return self._failures
+    def leave(self, ticket: Ticket) -> None:
+        """Stand in line no longer; whatever the ticket has got stays the caller's."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._line.remove(ticket)
 
-    def unwatch(self, bell: int) -> None:
-        with self._changed:
-            if bell in self._bells:
-                self._bells.discard(bell)
-                self._waiting -= 1
+    def late(self) -> StoreTimeout:
+        """What to raise for a caller whose time ran out in line."""
+        in_use = len(self._links) - len(self._idle)
+        return StoreTimeout(
+            f"source {self._source!r}: no connection in time "
+            f"({in_use} of at most {self._most} in use, {self._orders} being dialled)"
+        )
 
-    def poll(self) -> Link | None:
-        """An idle connection if there is one."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def pick(self, mark: int) -> Link | None:
-        """For a watcher: a connection if there is one now; raises what ended a dial since `mark`."""
-        with self._changed:
-            return self._pick(mark)
-
-    def _tell(self, count: int) -> None:
-        """Under the lock: something changed that `count` waiters may use."""
-        self._changed.notify(count)
-        for bell in self._bells:
-            with contextlib.suppress(BlockingIOError):
-                os.write(bell, b"!")
-
-    def _summon(self) -> None:
-        """Under the lock: one dial for each waiter, within the bounds."""
-        if self._waiting <= self._orders or self._orders >= _MOST_DIALLERS:
-            return
-        if len(self._links) + self._orders >= self._most:
-            return
-        if len(self._threads) <= self._orders:
-            thread = threading.Thread(target=self._dial, name="featurechaos-redis-dialler", daemon=True)
+    def _serve(self) -> None:
+        """Under the lock: hand idle connections to the line, the first in it first."""
+        while self._line:
             try:
-                thread.start()
-            except RuntimeError as error:  # No more threads, or the interpreter is ending.
-                msg = f"source {self._source!r}: no thread to connect with: {error}"
-                raise StoreUnavailable(msg) from error
-            self._threads.add(thread)
-        self._orders += 1
-        self._unclaimed += 1
-        self._wanted.notify()
+                link = self._idle.pop()
+            except IndexError:
+                return
+            ticket = self._line.popleft()
+            ticket.link = link
+            ticket.ring()
 
-    def _dial(self) -> None:
+    def _turn_away(self, failure: DialFailure) -> None:
+        """Under the lock: tell the whole line that there will be nothing."""
+        while self._line:
+            ticket = self._line.popleft()
+            ticket.failure = failure
+            ticket.ring()
+
+    def _order(self) -> None:
+        """Under the lock: a dial for each caller in line, within the bounds."""
+        if self._closed:
+            return
+        wanted = min(len(self._line), _MOST_DIALLERS, self._most - len(self._links))
+        while self._orders < wanted:
+            if len(self._threads) <= self._orders and not self._hire():
+                return
+            self._orders += 1
+            self._unclaimed += 1
+            self._ordered.notify()
+
+    def _hire(self) -> bool:
+        """Under the lock: one more dialler thread; False when the machine has none."""
+        thread = threading.Thread(target=self._work, name="featurechaos-redis-dialler", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # No more threads, or the interpreter is ending.
+            self._turn_away(DialFailure.of(error, source=self._source, secrets=()))
+            return False
+        self._threads.add(thread)
+        return True
+
+    def _work(self) -> None:
         """A dialler: opens connections as they are ordered, and ends after a second without an order."""
-        while self._claim():
-            link = self._make()
-            with self._changed:
-                self._opening.add(link)
+        while (link := self._claim()) is not None:
             try:
                 link.open()
             except Exception as error:  # noqa: BLE001 - handed to the callers that wait for this dial
@@ -200,38 +218,48 @@ class Pool:
             else:
                 self._arrived(link)
 
-    def _claim(self) -> bool:
-        with self._wanted:
-            self._wanted.wait_for(lambda: self._unclaimed or self._closed, _LINGER_S)
+    def _claim(self) -> Link | None:
+        with self._ordered:
+            self._ordered.wait_for(lambda: self._unclaimed or self._closed, _LINGER_S)
             if self._closed or not self._unclaimed:
                 self._threads.discard(threading.current_thread())
-                return False
+                return None
             self._unclaimed -= 1
-            return True
+            link = self._make()
+            self._opening.add(link)
+            return link
 
     def _failed(self, link: Link, error: Exception) -> None:
-        failure = DialFailure.of(error, source=self._source, secrets=self._secrets)
-        with self._changed:
+        with self._lock:
             self._opening.discard(link)
             self._orders -= 1
-            self._failures += 1
-            self._failure = failure
-            self._paused_until = self._now() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _PAUSE_MOST_S)
-            self._tell(self._waiting)
+            self._fail(error)
         link.close()
 
+    def _fail(self, error: BaseException) -> None:
+        """Under the lock: tell the line, and pause."""
+        failure = DialFailure.of(error, source=self._source, secrets=self._secrets)
+        self._failures += 1
+        self._failure = failure
+        self._paused_until = self._now() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _PAUSE_MOST_S)
+        self._turn_away(failure)
+
+    def recover(self) -> None:
+        """A new connection has answered: pauses begin short again."""
+        with self._lock:
+            self._failure, self._pause_s = None, _PAUSE_FIRST_S
+
     def _arrived(self, link: Link) -> None:
-        with self._changed:
+        with self._lock:
             self._opening.discard(link)
             self._orders -= 1
             self._dialled += 1
-            self._failure, self._pause_s = None, _PAUSE_FIRST_S
             is_late = self._closed
             if not is_late:
                 self._links.add(link)
                 self._idle.append(link)
-                self._tell(1)
+                self._serve()
         if is_late:
             link.close()
 
@@ -246,14 +274,14 @@ class Pool:
 
     def close(self, wait_s: float = 0.0) -> None:
         """Close every connection, those in use too, and end the diallers; wait at most `wait_s` for them."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             links = [*self._links, *self._opening]
             self._links.clear()
             self._idle.clear()
+            self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
+            self._ordered.notify_all()
             threads = list(self._threads)
-            self._tell(self._waiting)
-            self._wanted.notify_all()
         _close(links)
         end = self._now() + wait_s
         for thread in threads:
@@ -261,19 +289,15 @@ class Pool:
 
     def stats(self) -> dict[str, int]:
         """Counts: connections open and idle, callers waiting, dials under way, dials so far, dials failed."""
-        with self._changed:
+        with self._lock:
             return {
                 "open": len(self._links),
                 "idle": len(self._idle),
-                "waiting": self._waiting,
+                "waiting": len(self._line),
                 "dialling": self._orders,
                 "dialled": self._dialled,
                 "dial_failures": self._failures,
             }
-
-    def _describe(self) -> str:
-        in_use = len(self._links) - len(self._idle)
-        return f"{in_use} of at most {self._most} in use, {self._orders} being dialled"
 
     def forget(self) -> None:
         """In a forked child: the parent's connections are the parent's; begin anew with none."""
@@ -282,8 +306,29 @@ class Pool:
         _close(links)  # Closes the child's descriptors; a connection of another pid is not shut down.
 
 
+class _Waiter:
+    """A thread in the line."""
+
+    __slots__ = ("_rung", "failure", "link")
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.failure: DialFailure | None = None
+        self._rung = threading.Lock()
+        self._rung.acquire()
+
+    def ring(self) -> None:
+        self._rung.release()
+
+    def wait(self, seconds: float) -> None:
+        self._rung.acquire(timeout=max(0.0, seconds))
+
+
 def settle(pool: Pool, link: Link, replies: list[Any]) -> None:
     """Give a connection back after its replies, unless one says that it serves us no longer."""
+    if not link.is_proven:
+        link.is_proven = True
+        pool.recover()
     for reply in replies:
         if isinstance(reply, RefusedReply | MisplacedReply):
             pool.drop(link)

@@ -15,7 +15,7 @@ from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
 from featurechaos_redis import talks
 from featurechaos_redis.astore import AsyncRedisReplica, AsyncRedisStore, refuse_history
 from featurechaos_redis.connections import linker
-from featurechaos_redis.errors import ERRORS
+from featurechaos_redis.errors import ERRORS, NotAsked
 from featurechaos_redis.pending import PendingRead
 from featurechaos_redis.pool import Pool, settle
 from featurechaos_redis.spec import RedisSpec
@@ -82,6 +82,7 @@ class RedisStore:
             count,
             source=self._source,
             until=until,
+            now=self._clock.monotonic,
             finish=lambda rows: split(rows, asks),
         )
 
@@ -135,29 +136,26 @@ class RedisStore:
 
     def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
-        try:
-            return self._once(command, until, rows, replies)
-        except TimeoutError:
-            raise
-        except OSError:
-            self._pool.purge()
-            return self._once(command, until, rows, replies)
-
-    def _once(self, command: bytes, until: float, rows: int, replies: int) -> list[Any]:
-        pool = self._pool
-        link = pool.take(until)
-        try:
-            if rows:
-                link.replies.expect_rows(rows)
+        pool, is_replaced = self._pool, False
+        while True:
+            link = pool.take(until)
+            try:
+                if rows:
+                    link.replies.expect_rows(rows)
+                else:
+                    link.replies.expect(replies)
+                got = link.ask(command, until)
+            except NotAsked:
+                pool.give(link)
+                raise
+            except BaseException as error:
+                # Whatever it was: a reply still to come would be another read's.
+                if not pool.is_stale(link, error) or is_replaced:
+                    raise
+                is_replaced = True
             else:
-                link.replies.expect(replies)
-            got = link.ask(command, until)
-        except BaseException:
-            # A reply still to come would be another read's.
-            pool.drop(link)
-            raise
-        settle(pool, link, got)
-        return got
+                settle(pool, link, got)
+                return got
 
     def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
         with translating(ERRORS, source=self._source):

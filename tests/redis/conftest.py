@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,6 +79,50 @@ class Kit:
         ask = self.ask(ids)
         (blobs,) = store.read([ask], self.now() + 5)
         return blobs, ask.keys.own, ask.layout
+
+
+# One a core: it sleeps a millisecond, and says when that took more than four.
+WATCHDOG = """
+import os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+last = time.monotonic()
+while True:
+    time.sleep(0.001)
+    now = time.monotonic()
+    if now - last > 0.004:
+        print(last, now, flush=True)
+    last = now
+"""
+
+
+@dataclass(slots=True)
+class Stalls:
+    """When the machine itself stood still, as processes saw it that do nothing but look at the time."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+
+    def excuse(self, begin: float, end: float) -> bool:
+        return any(first < end and last > begin for first, last in list(self.spans))
+
+
+@pytest.fixture(scope="session")
+def stalls() -> Iterator[Stalls]:
+    seen = Stalls()
+    with ExitStack() as stack:
+        for core in sorted(os.sched_getaffinity(0)):
+            dog = subprocess.Popen([sys.executable, "-c", WATCHDOG, str(core)], stdout=subprocess.PIPE, text=True)
+            reader = threading.Thread(target=_listen, args=(dog, seen), daemon=True)
+            reader.start()
+            stack.callback(dog.__exit__, None, None, None)
+            stack.callback(reader.join, 5)
+            stack.callback(dog.kill)
+        yield seen
+
+
+def _listen(dog: subprocess.Popen[str], seen: Stalls) -> None:
+    for line in dog.stdout or ():
+        first, last = line.split()
+        seen.spans.append((float(first), float(last)))
 
 
 @pytest.fixture(scope="session")

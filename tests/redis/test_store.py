@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -41,7 +41,8 @@ def test_several_views_are_one_round_trip(kit: Kit, store: RedisStore, admin: Re
     store.write(kit.batch(["b"], 6, view=kit.other), kit.now() + 5)
     admin.config_resetstat()
 
-    answers = store.read([kit.ask(["a", "b"]), kit.ask([]), kit.ask(["a", "b"], kit.other)], kit.now() + 5)
+    asks = [kit.ask(["a", "b"]), kit.ask([]), kit.ask(["a", "b"], kit.other)]
+    answers: list[Any] = store.read(asks, kit.now() + 5)
 
     assert [[row is not None for row in rows] for rows in answers] == [[True, False], [], [False, True]]
     assert admin.info("commandstats")["cmdstat_mget"]["calls"] == 1
