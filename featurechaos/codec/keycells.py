@@ -17,6 +17,7 @@ _SPECIAL: Final = b"%{}|:"
 _SAFE: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in _SPECIAL)
 _UNSAFE: Final = re.compile(rb"[^" + re.escape(_SAFE) + rb"]")
 _DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,20}")
+_NUMPY_INTEGERS: Final = frozenset({np.int64, np.int32})
 _MOST_VALUE_BYTES: Final = 1024
 
 
@@ -39,11 +40,14 @@ def integers(dtype: str, bound: int, values: NDArray[Any] | list[Any], mask: Mas
     if isinstance(values, np.ndarray) and values.dtype.kind == "M" and dtype == "timestamp":
         return _from_dates(values, mask)
     plain = list(values)
-    if mask is None and dtype != "timestamp" and set(map(type, plain)) == {int}:
+    kinds = set(map(type, plain))
+    if mask is None and dtype != "timestamp" and kinds == {int}:
         if plain and (min(plain) < -bound or max(plain) >= bound):
             row = next(row for row, value in enumerate(plain) if not -bound <= value < bound)
             raise Bad(row, dtype, shown(plain[row]))
         return plain, None
+    if mask is None and dtype != "timestamp" and plain and kinds <= _NUMPY_INTEGERS:
+        return _from_integers(dtype, bound, np.array(plain), None)
     return _one_by_one(dtype, bound, plain, mask)
 
 

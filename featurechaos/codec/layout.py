@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,9 +220,6 @@ class Layout:
 
     def __hash__(self) -> int:
         return hash(self.hash)
-
-    def __copy__(self) -> Self:
-        return self
 
     def __repr__(self) -> str:
         return f"<Layout {self.base!r} {self.hash:016x} of {len(self.features)} features>"

@@ -36,6 +36,7 @@ def ids_of(keys_of: Any, dtype: str, values: Any) -> list[bytes]:
         ["+5", "-03"],
         [np.int32(5), np.int64(-3)],
         [np.float32(5), Decimal(-3)],
+        [5, np.int64(-3)],
         (5, -3),
         np.array([5, -3], np.int8),
         np.array([5.0, -3.0]),
