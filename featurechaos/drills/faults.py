@@ -27,30 +27,18 @@ class FaultSpec(Spec):
         """The share of traffic it and its control group take from the cap."""
         return 0.0
 
-    @property
-    def lacks_share(self) -> bool:
-        """Whether it must still be told whom to hit."""
-        return False
-
 
 class _ClientFault(FaultSpec):
-    """A fault inside the client, decided by hash for each call or row, held by a lease.
+    """A fault inside the client, decided by hash for each call or row, held by a lease."""
 
-    A fault that has no default share must be given one, unless the drill has `groups`.
-    """
-
-    share: Share | None = None
+    share: Share
     seed: Seed | None = None
     control: Flag = False
     lease_s: Duration | None = None
 
     @property
     def load_share(self) -> float:
-        return (self.share or 0.0) * (2 if self.control else 1)
-
-    @property
-    def lacks_share(self) -> bool:
-        return self.share is None
+        return self.share * (2 if self.control else 1)
 
 
 class OutageSpec(_ClientFault):

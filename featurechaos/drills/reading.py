@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -183,7 +184,7 @@ def _script(tree: Mapping[str, Any]) -> Script:
     builders: dict[str, Callable[[Any, Path], Any]] = {
         "load": _load,
         "steady_state": _steady_state,
-        "method": _list_of(_step),
+        "method": _list_of(partial(_step, groups=body.get("groups"))),
         "guards": _list_of(_probe),
         "expect": _expect,
         "recovery": _recovery,
@@ -221,13 +222,13 @@ def _recovery(body: object, at: Path) -> Recovery:
     return _part(Recovery, own | {"check": _probe(check, at)}, at)
 
 
-def _step(body: object, at: Path) -> Step:
+def _step(body: object, at: Path, *, groups: Groups | None = None) -> Step:
     tree = _mapping(body, at)
     kinds = [key for key in ("inject", "action", "probe") if key in tree]
     if len(kinds) != 1:
         raise Mistake(at, f"wanted one of inject, action and probe, got {' and '.join(kinds) or 'none'}")
     if kinds == ["inject"]:
-        return _part(Step, _with(tree, at, inject=_fault), at)
+        return _part(Step, _with(tree, at, inject=partial(_fault, groups=groups)), at)
     own, rest = _split(tree, ("at_s", "name", "for_s", "ramp"))
     if kinds == ["action"]:
         return _part(Step, own | {"do": _part(Action, rest, at)}, at)
@@ -243,7 +244,11 @@ def _probe(body: object, at: Path) -> Probe:
     return _of_family(PROBES, "probe", body, at)
 
 
-def _fault(body: object, at: Path) -> FaultSpec:
+def _fault(body: object, at: Path, *, groups: Groups | None) -> FaultSpec:
+    """A fault; one that must be given a share has it from the drill's groups, if those say whom to hit."""
+    if groups and isinstance(body, Mapping) and (model := FAULTS.get(str(body.get("fault")))):
+        field = model.model_fields.get("share")
+        body = {"share": groups.experiment, **body} if field and field.is_required() else body
     return _of_family(FAULTS, "fault", body, at)
 
 
@@ -303,8 +308,6 @@ def _must_agree(script: Script) -> None:
         if name in names[:index]:
             raise Mistake(("method", index, "name"), f"{name!r} is already the name of method[{names.index(name)}]")
     for index, step in enumerate(script.method):
-        if step.inject and step.inject.lacks_share and not script.groups:
-            raise Mistake(("method", index, "inject", "share"), "is missing")
         together = sum(
             other.inject.load_share for other in script.faults if other.inject and other.at_s <= step.at_s < other.end_s
         )
