@@ -30,21 +30,22 @@ class SystemClock:
 
 
 class ShiftedClock:
-    """The machine's monotonic clock beside a wall clock that started at another date.
+    """The machine's monotonic clock beside a wall clock that started at another date, perhaps running faster.
 
-    For replays: a world whose events happened in 2013 is read as if it were then.
+    For replays: a world whose events happened in 2013 is read as if it were then. `started` is the
+    monotonic time at which it was `wall_s`; processes given the same one read the same time.
     """
 
-    __slots__ = ("_speed", "_started", "_wall_at_start")
+    __slots__ = ("speed", "started", "wall_s")
 
-    def __init__(self, wall_s: float, *, speed: float = 1.0) -> None:
-        self._wall_at_start, self._speed = wall_s, speed
-        self._started = time.monotonic()
+    def __init__(self, wall_s: float, *, speed: float = 1.0, started: float | None = None) -> None:
+        self.wall_s, self.speed = wall_s, speed
+        self.started = time.monotonic() if started is None else started
 
     def wall(self) -> float:
-        return self._wall_at_start + (time.monotonic() - self._started) * self._speed
+        return self.wall_s + (time.monotonic() - self.started) * self.speed
 
     monotonic = staticmethod(time.monotonic)
 
     def __repr__(self) -> str:
-        return f"ShiftedClock({self._wall_at_start}, speed={self._speed})"
+        return f"ShiftedClock({self.wall_s}, speed={self.speed})"

@@ -58,7 +58,7 @@ class Observer:
         """One request was answered."""
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
         rows = [_seen(answer) for answer in response.answers.values()]
-        self.counters.answered(response.elapsed_s, degraded=degraded, rows=rows)
+        self.counters.answered(response.elapsed_s, degraded=degraded, wall_us=response.wall_us, rows=rows)
         for view, answer in response.answers.items():
             if answer.fan.nulls is not None:
                 self.counters.keys_null(view, int(answer.fan.nulls.sum()))
@@ -102,9 +102,9 @@ class Observer:
 def _seen(answer: ViewAnswer) -> Seen:
     part, view = answer.part, answer.view.name
     if part.is_fresh and answer.fan.nulls is None and isinstance(part.origin, int) and isinstance(part.injected, bool):
-        return Seen(view, part.origin, Status.PRESENT, part.injected, answer.fan.n, answer.oldest_s)
+        return Seen(view, part.origin, Status.PRESENT, part.injected, answer.fan.n, part.rows.event_time)
     truth = answer.provenance
-    return Seen(view, truth.origin, truth.status, truth.injected, answer.fan.n, truth.age_s)
+    return Seen(view, truth.origin, truth.status, truth.injected, answer.fan.n, truth.event_time)
 
 
 def _age(store: Any, base: str, wall: Callable[[], float]) -> Callable[[], float | None]:

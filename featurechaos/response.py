@@ -132,12 +132,6 @@ class ViewAnswer:
         online = (truth.origin == Origin.PRIMARY) | (truth.origin == Origin.REPLICA)
         return np.asarray(~(((truth.status == Status.PRESENT) & online) | (truth.status == Status.NOT_FOUND)))
 
-    @property
-    def oldest_s(self) -> float:
-        """The age of the oldest row read, of rows that all have one."""
-        rows = self.part.rows
-        return max(0, self._wall_us - int(rows.event_time.min())) / 1e6 if len(rows) else float("nan")
-
     def column(self, feature: Feature) -> NDArray[Any]:
         values = column(self.rows, feature.name)
         if (defaulted := self._defaulted(feature)) is not None:

@@ -54,7 +54,7 @@ class Guards:
             value: float | None = now - (self._answered_at or now)
         elif (test := self._tests.get(number)) is not None:
             counted = probe.count(window)
-            hits, of, _ = counted if counted else ((), (), "")
+            hits, of, _ = counted or ((), (), "")
             total = int(sum(of))
             if not total:
                 return None

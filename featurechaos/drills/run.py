@@ -15,6 +15,7 @@ from typing import Any
 from featurechaos.client import FeatureClient
 from featurechaos.clock import SystemClock
 from featurechaos.config import load as load_config
+from featurechaos.drills.checks import compare
 from featurechaos.drills.guarding import Guards
 from featurechaos.drills.history import (
     Calls,
@@ -37,7 +38,6 @@ from featurechaos.drills.report import HISTORY, write_report
 from featurechaos.drills.script import Script, Step
 from featurechaos.drills.stage import Stage, stage_of
 from featurechaos.drills.strike import Strike, process_of, strike
-from featurechaos.drills.checks import compare
 from featurechaos.drills.verdict import Verdict, invalid, judge
 from featurechaos.drills.window import Window
 from featurechaos.drills.worlds import open_world
@@ -50,7 +50,7 @@ _TOLD = ("breaker.opened", "breaker.probed", "breaker.ramping", "breaker.closed"
 _OLD = (HISTORY, "verdict.json", "report.html", "report.md", "report.xml")
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: somebody said stop
+class Interrupted(Exception):
     """A signal asked the drill to end."""
 
 
@@ -242,7 +242,9 @@ class Run:
             self.say(f"{name}: COULD NOT BE UNDONE: {error}")
             return
         if done.applied == 0:
-            detail = f"{done.not_applied} reads were due and could not be hit" if done.not_applied else "no read was hit"
+            detail = (
+                f"{done.not_applied} reads were due and could not be hit" if done.not_applied else "no read was hit"
+            )
             self._add(Fault(t=self._now(), state="not_applied", detail=detail, count=done.not_applied, **told))
         self._add(Fault(t=self._now(), state="cleared", count=done.applied, **told))
         self.say(f"{name}: ended")
@@ -271,7 +273,8 @@ class Run:
         whole = Window.of(History(tuple(self._taken())))
         window = whole.between(0, self._now(), until=self._now())
         return all(
-            compare(probe, probe.measure(window), "before").outcome == "held" for probe in self.script.steady_state.probes
+            compare(probe, probe.measure(window), "before").outcome == "held"
+            for probe in self.script.steady_state.probes
         )
 
     def _guard(self) -> bool:

@@ -1,0 +1,154 @@
+"""The flights world as a drill's stage: real servers, a pipeline that feeds them, a service that scores.
+
+An hour of the world passes in a second, so that a drill of a minute sees days of flights: scores of one evening
+say little about a distribution.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+
+import numpy as np
+
+from featurechaos.client import FeatureClient
+from featurechaos.clock import ShiftedClock, SystemClock
+from featurechaos.config import load
+from featurechaos.demo.flights import FlightsWorld
+from featurechaos.demo.pipeline import HOUR_S, Job, argument
+from featurechaos.demo.process import Server
+from featurechaos.demo.servers import S3Server, ValkeyServer
+from featurechaos.drills.script import Script
+from featurechaos.drills.stage import Asked, Draw, Stage
+
+SPEED = 3600.0
+"""Seconds of the world in one of ours."""
+CONFIG = Path(__file__).with_name("flights.yaml")
+_FIRST_DAY, _LAST_DAY = 20, 110
+"""Days after 1 September 2013 on which a drill may begin."""
+_BEGINS_H = 12
+_AHEAD = 40
+"""A request is drawn from so many flights from now on."""
+
+
+class Pipeline(Server):
+    """The feature pipeline as a child process that ends with us."""
+
+    name: ClassVar[str] = "the feature pipeline"
+    start_most_s: ClassVar[float] = 90.0
+
+    def __init__(self, make: Callable[[str], Job]) -> None:
+        super().__init__()
+        self._make = make
+
+    def _argv(self) -> list[str]:
+        return [sys.executable, "-m", "featurechaos.demo.pipeline", argument(self._make(str(self.folder / "ready")))]
+
+    def _is_ready(self) -> bool:
+        return (self.folder / "ready").exists()
+
+
+def open_stage(script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
+    """Start everything; what was started is stopped again if a later part fails."""
+    stage = Stage(client=None, features=(), draw=_nothing)  # type: ignore[arg-type] - filled in below, or closed
+    try:
+        return _opened(stage, script, config, say)
+    except BaseException:
+        stage.close()
+        raise
+
+
+def _opened(stage: Stage, script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
+    say("reading the flights of 2013 and fitting the model")
+    world = FlightsWorld.build(script.seed)
+    model = world.model
+    say("starting Valkey (a primary and a witness) and an S3 server on loopback")
+    primary, witness, s3 = ValkeyServer(keeps_data=True), ValkeyServer(), S3Server(buckets=("features",))
+    for server in (primary, witness, s3):
+        server.start()
+        stage.closers.append(server.stop)
+    cache = Path(mkdtemp(prefix="featurechaos-demo-"))
+    stage.closers.append(lambda: rmtree(cache, ignore_errors=True))
+    _let_in(stage, s3)
+
+    say("writing features, publishing snapshots")
+    clock = ShiftedClock(_begin_s(script.seed), speed=SPEED, started=SystemClock().monotonic() + _pause_s())
+    stores = {"primary": primary.url, "witness": witness.url}
+    pipeline = Pipeline(
+        lambda ready: Job(script.seed, clock.wall_s, clock.started, SPEED, stores, s3.endpoint_url, ready)
+    )
+    pipeline.start()
+    stage.closers.append(pipeline.stop)
+
+    environ = {
+        **os.environ,
+        "FLIGHTS_PRIMARY": primary.url,
+        "FLIGHTS_WITNESS": witness.url,
+        "FLIGHTS_S3": s3.endpoint_url,
+        "FLIGHTS_CACHE": str(cache),
+        "FEATURECHAOS_CHAOS": "armed",  # on servers it started itself
+    }
+    stage.client = FeatureClient(load(config or script.config or CONFIG, environ=environ), clock)
+    stage.closers.append(stage.client.close)
+    say("hydrating the local replica")
+    stage.client.refresh(60)
+    stage.client.ready(freeze=True)
+    stage.features = world.feature_refs
+    stage.draw = _draw(world, 1 if script.load == "none" else script.load.entities)
+    stage.processes = {"primary": primary}
+    stage.empty = _emptied
+    stage.predict, stage.threshold = model.predict, model.threshold
+    return stage
+
+
+def _begin_s(seed: int) -> float:
+    """The wall clock at which a drill of this seed begins: noon, UTC, of some autumn day."""
+    day = Random(seed).randint(_FIRST_DAY, _LAST_DAY)  # noqa: S311 - a replayable draw
+    return float(np.datetime64("2013-09-01", "s").astype(int)) + day * 86_400 + _BEGINS_H * HOUR_S
+
+
+def _pause_s() -> float:
+    """The clock begins to run when the first hour is about to be out; until then it is a little before it."""
+    return 0.0
+
+
+def _draw(world: FlightsWorld, entities: int) -> Draw:
+    """Flights that ask about now, drawn by chance; at night the next ones to ask."""
+    everyone = world.requests("unseen")
+    asked_at = everyone.read_at.astype(np.int64)
+
+    def draw(rng: Random, wall_s: float) -> Asked:
+        begin = min(int(np.searchsorted(asked_at, int(wall_s * 1e6))), len(asked_at) - _AHEAD)
+        some = everyone.take(np.array([begin + rng.randrange(_AHEAD) for _ in range(entities)]))
+        return Asked(some.entity_rows, some.inputs)
+
+    return draw
+
+
+def _let_in(stage: Stage, s3: S3Server) -> None:
+    """Put the S3 server's credentials in the environment while the stage is open: botocore looks there."""
+    before = {name: os.environ.get(name) for name in s3.credentials()}
+    os.environ.update(s3.credentials())
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    stage.closers.append(restore)
+
+
+def _emptied(process: Any) -> None:
+    rmtree(process.folder / "appendonlydir", ignore_errors=True)
+
+
+def _nothing(rng: Random, wall_s: float) -> Asked:  # noqa: ARG001 - a place to be filled
+    return Asked({})
