@@ -23,6 +23,7 @@ from featurechaos import FeatureClient, Origin, PartialWrite, Response
 from featurechaos.clock import SystemClock
 from featurechaos.errors import FeatureError
 from featurechaos.impact import ImpactMonitor
+from featurechaos.metrics import serve as serve_metrics
 
 AIRPORTS = [f"A{k:02}" for k in range(60)]
 PLANES = [f"N{k:05}" for k in range(2000)]
@@ -40,6 +41,10 @@ def delay_risk(features: NDArray[Any]) -> NDArray[np.float64]:
     airport_delay, departures, seats, plane_delay = columns
     logit = 0.05 * airport_delay + 0.01 * departures + 0.002 * seats + 0.03 * plane_delay - 2.2
     return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
+
+
+def scored(response: Response) -> NDArray[np.float64]:
+    return delay_risk(response.to_numpy())
 
 
 def airports(rng: Random, now_s: float) -> dict[str, Any]:
@@ -73,6 +78,7 @@ def feed(client: FeatureClient, rng: Random, stop: threading.Event) -> None:
                 client.publish_snapshot(view, table)
             except FeatureError as error:
                 log.warning("%s", error)
+        client.refresh(FEED_S)
         stop.wait(FEED_S)
 
 
@@ -109,10 +115,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     rng = Random(int(os.environ.get("SEED", "7")))
     config = Path(__file__).with_name("featurechaos.yaml")
+    port, host = int(os.environ.get("METRICS_PORT", "9464")), os.environ.get("METRICS_HOST", "127.0.0.1")
     with (
         FeatureClient.from_config(config) as client,
-        ImpactMonitor(client, predict=lambda response: delay_risk(response.to_numpy()), threshold=THRESHOLD) as monitor,
+        ImpactMonitor(client, predict=scored, threshold=THRESHOLD, model="delay_risk") as monitor,
+        serve_metrics(client.observer.counters, port, host=host) as endpoint,
     ):
+        client.observer.counters.pairs_from(monitor.pairs_snapshot)
+        log.info("metrics on port %d", endpoint.port)
         feeder = threading.Thread(target=feed, args=(client, Random(rng.getrandbits(32)), stop), name="feeder")
         feeder.start()
         try:

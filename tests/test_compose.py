@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import yaml
 
+from featurechaos.demo.servers import S3Server, ValkeyServer
 from featurechaos.metrics import NAMES
 
 LOOPBACK = re.compile(r"127\.0\.0\.1:(\d+):(\d+)")
@@ -94,9 +102,7 @@ def test_every_variable_has_a_default_or_is_in_the_readme(root: Path) -> None:
         assert default or f"`{name}`" in readme, name
 
 
-def test_every_mounted_file_is_there(
-    root: Path, compose: dict[str, Any], services: dict[str, dict[str, Any]]
-) -> None:
+def test_every_mounted_file_is_there(root: Path, compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
@@ -136,10 +142,7 @@ def test_the_application_finds_what_it_asks_for(services: dict[str, dict[str, An
 def test_prometheus_scrapes_the_application(root: Path, services: dict[str, dict[str, Any]]) -> None:
     config = yaml.safe_load((root / "docker" / "prometheus.yml").read_text())
     targets = [
-        target
-        for job in config["scrape_configs"]
-        for each in job["static_configs"]
-        for target in each["targets"]
+        target for job in config["scrape_configs"] for each in job["static_configs"] for target in each["targets"]
     ]
 
     assert targets == [f"app:{services['app']['environment']['METRICS_PORT']}"]
@@ -180,3 +183,54 @@ def test_grafana_finds_its_source_and_its_dashboard(
     assert int(port) in inside(services[host])
     assert provider["options"]["path"] in mounts
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+
+
+@contextmanager
+def application(root: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The playground's service as a process of ours, and the port of its metrics."""
+    argv = [sys.executable, str(root / "docker" / "app.py")]
+    with subprocess.Popen(argv, env=os.environ | environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while not (told := re.search(r"metrics on port (\d+)", said)):
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            yield process, int(told[1])
+        finally:
+            process.kill()
+
+
+def wait_for(pattern: str, port: int) -> None:
+    """Until a line of the metrics matches; at most 20 seconds."""
+    text = ""
+    for _ in range(100):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            text = reply.read().decode()
+        if re.search(pattern, text, re.MULTILINE):
+            return
+        Event().wait(0.2)
+    pytest.fail(f"no line like {pattern} in\n{text}")
+
+
+@pytest.mark.live
+def test_the_application_answers_from_the_next_source_when_the_primary_dies(root: Path, tmp_path: Path) -> None:
+    rows = r'^featurechaos_rows_total\{(?=.*origin="%s")(?=.*status="PRESENT").*\} [1-9]'
+    with ValkeyServer() as primary, ValkeyServer() as replica, S3Server(buckets=("features",)) as s3:
+        environment = s3.credentials() | {
+            "PRIMARY_URL": primary.url,
+            "REPLICA_URL": replica.url,
+            "S3_ENDPOINT_URL": s3.endpoint_url,
+            "METRICS_PORT": "0",
+            "XDG_CACHE_HOME": str(tmp_path),
+        }
+        with application(root, environment) as (process, port):
+            wait_for(rows % "PRIMARY", port)
+            wait_for(r"^featurechaos_snapshot_age_seconds\{.*\} \d", port)
+            replica.kill()
+            primary.kill()
+            wait_for(rows % "(SNAPSHOT|LAST_KNOWN)", port)
+            process.terminate()
+
+            assert process.wait(20) == 0
