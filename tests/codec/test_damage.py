@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurechaos.codec import MOST_ROW_BYTES, column, decode, encode, encode_tombstones, nulls, seal, verify
-from featurechaos.codec.hashing import multipliers
+from featurechaos.codec.hashing import ROW, multipliers
 from featurechaos.codec.rows import Rows
 from featurechaos.model import NO_TIME_US, Verdict
 
@@ -348,3 +348,59 @@ def test_verify_tells_missing_from_corrupt(rows: Rows, own_of: Any) -> None:
     assert read.verdicts.tolist() == [Verdict.FRESH, Verdict.MISSING, Verdict.CORRUPT, Verdict.FRESH]
     assert read.event_time[1:3].tolist() == [NO_TIME_US] * 2
     assert isinstance(verify(rows.words[:4].copy(), own_of(4), rows.layout, found | True).verdict, int)
+
+
+def with_first_word(blob: bytes, first: int) -> bytes:
+    """The row with another first word and a checksum that holds: what a mistaken writer could make."""
+    words = np.frombuffer(blob, np.uint64).copy()
+    before = int(words.view(np.uint32)[:2] @ ROW[:2])
+    words[0] = first
+    after = int(words.view(np.uint32)[:2] @ ROW[:2])
+    words[4] = (int(words[4]) + after - before) % 2**64
+    return words.tobytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda first: first ^ 1 << 0,
+        lambda first: first ^ 1 << 16,
+        lambda first: first ^ 1 << 24,
+        lambda first: first ^ 1 << 25,
+        lambda first: first ^ 1 << 26,
+        lambda first: first + (8 << 32),
+    ],
+    ids=["magic", "version", "tail", "tombstone", "unknown flag", "length"],
+)
+@pytest.mark.parametrize("features", [FLOATS, TEXTS, {"raw": "bytes", "sizes": "list[float32]"}])
+def test_a_header_that_is_not_the_layouts_is_corrupt_though_its_sum_holds(
+    layout_of: Any, own_of: Any, features: dict[str, str], changed: Any
+) -> None:
+    layout, own = layout_of(features), own_of(3)
+    blobs = encode(layout, {name: [None] * 3 for name in features}, np.arange(3), own)
+    [first] = np.frombuffer(blobs[1][:8], np.uint64).tolist()
+    assert with_first_word(blobs[1], first) == blobs[1]
+    blobs[1] = with_first_word(blobs[1], changed(first))
+
+    together, _ = decode(blobs, own, layout)
+    alone, _ = decode(blobs[1:2], own[1:2], layout)
+
+    assert together.verdicts.tolist() == [Verdict.FRESH, Verdict.CORRUPT, Verdict.FRESH]
+    assert alone.verdicts.tolist() == [Verdict.CORRUPT]
+    if not layout.has_tail:
+        words = np.frombuffer(b"".join(blobs), np.uint64).reshape(3, -1).copy()
+        gathered = verify(words, own, layout, np.ones(3, np.bool_))
+        assert gathered.verdicts.tolist() == together.verdicts.tolist()
+
+
+def test_ends_out_of_order_are_corrupt_where_no_text_is_looked_at(layout_of: Any, own_of: Any) -> None:
+    layout, own = layout_of({"sizes": "list[float32]", "raw": "bytes", "more": "bytes"}), own_of(2)
+    columns = {"sizes": [[1.0, 2.0]] * 2, "raw": [b""] * 2, "more": [b""] * 2}
+    rows, _ = decode(encode(layout, columns, np.arange(2), own), own, layout)
+    rows = rows.copy()
+    [first, _] = rows.tails or []
+    rows.tails = [first, tail_of(b"\0" * 8, b"", b"", ends=[8, 4, 8])]
+
+    read, _ = decode(seal(rows, own), own, layout)
+
+    assert read.verdicts.tolist() == [Verdict.FRESH, Verdict.CORRUPT]
