@@ -25,7 +25,7 @@ from featurechaos.demo.pipeline import HOUR_S, Job, argument
 from featurechaos.demo.process import Server
 from featurechaos.demo.servers import S3Server, ValkeyServer
 from featurechaos.drills.script import Script
-from featurechaos.drills.stage import Asked, Draw, Stage
+from featurechaos.drills.stage import Asked, Closers, Draw, Stage, close_all
 
 SPEED = 3600.0
 """Seconds of the world in one of ours."""
@@ -56,15 +56,15 @@ class Pipeline(Server):
 
 def open_stage(script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
     """Start everything; what was started is stopped again if a later part fails."""
-    stage = Stage(client=None, features=(), draw=_nothing)  # type: ignore[arg-type] - filled in below, or closed
+    closers: Closers = []
     try:
-        return _opened(stage, script, config, say)
+        return _opened(closers, script, config, say)
     except BaseException:
-        stage.close()
+        close_all(closers)
         raise
 
 
-def _opened(stage: Stage, script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
+def _opened(closers: Closers, script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
     say("reading the flights of 2013 and fitting the model")
     world = FlightsWorld.build(script.seed)
     model = world.model
@@ -72,19 +72,19 @@ def _opened(stage: Stage, script: Script, config: str | None, say: Callable[[str
     primary, witness, s3 = ValkeyServer(keeps_data=True), ValkeyServer(), S3Server(buckets=("features",))
     for server in (primary, witness, s3):
         server.start()
-        stage.closers.append(server.stop)
+        closers.append(server.stop)
     cache = Path(mkdtemp(prefix="featurechaos-demo-"))
-    stage.closers.append(lambda: rmtree(cache, ignore_errors=True))
-    _let_in(stage, s3)
+    closers.append(lambda: rmtree(cache, ignore_errors=True))
+    _let_in(closers, s3)
 
     say("writing features, publishing snapshots")
-    clock = ShiftedClock(_begin_s(script.seed), speed=SPEED, started=SystemClock().monotonic() + _pause_s())
+    clock = ShiftedClock(_begin_s(script.seed), speed=SPEED, started=SystemClock().monotonic())
     stores = {"primary": primary.url, "witness": witness.url}
     pipeline = Pipeline(
         lambda ready: Job(script.seed, clock.wall_s, clock.started, SPEED, stores, s3.endpoint_url, ready)
     )
     pipeline.start()
-    stage.closers.append(pipeline.stop)
+    closers.append(pipeline.stop)
 
     environ = {
         **os.environ,
@@ -94,28 +94,27 @@ def _opened(stage: Stage, script: Script, config: str | None, say: Callable[[str
         "FLIGHTS_CACHE": str(cache),
         "FEATURECHAOS_CHAOS": "armed",  # on servers it started itself
     }
-    stage.client = FeatureClient(load(config or script.config or CONFIG, environ=environ), clock)
-    stage.closers.append(stage.client.close)
+    client = FeatureClient(load(config or script.config or CONFIG, environ=environ), clock)
+    closers.append(client.close)
     say("hydrating the local replica")
-    stage.client.refresh(60)
-    stage.client.ready(freeze=True)
-    stage.features = world.feature_refs
-    stage.draw = _draw(world, 1 if script.load == "none" else script.load.entities)
-    stage.processes = {"primary": primary}
-    stage.empty = _emptied
-    stage.predict, stage.threshold = model.predict, model.threshold
-    return stage
+    client.refresh(60)
+    client.ready(freeze=True)
+    return Stage(
+        client,
+        world.feature_refs,
+        _draw(world, 1 if script.load == "none" else script.load.entities),
+        processes={"primary": primary},
+        empty=_emptied,
+        predict=model.predict,
+        threshold=model.threshold,
+        closers=closers,
+    )
 
 
 def _begin_s(seed: int) -> float:
     """The wall clock at which a drill of this seed begins: noon, UTC, of some autumn day."""
-    day = Random(seed).randint(_FIRST_DAY, _LAST_DAY)  # noqa: S311 - a replayable draw
+    day = Random(seed).randint(_FIRST_DAY, _LAST_DAY)
     return float(np.datetime64("2013-09-01", "s").astype(int)) + day * 86_400 + _BEGINS_H * HOUR_S
-
-
-def _pause_s() -> float:
-    """The clock begins to run when the first hour is about to be out; until then it is a little before it."""
-    return 0.0
 
 
 def _draw(world: FlightsWorld, entities: int) -> Draw:
@@ -131,7 +130,7 @@ def _draw(world: FlightsWorld, entities: int) -> Draw:
     return draw
 
 
-def _let_in(stage: Stage, s3: S3Server) -> None:
+def _let_in(closers: Closers, s3: S3Server) -> None:
     """Put the S3 server's credentials in the environment while the stage is open: botocore looks there."""
     before = {name: os.environ.get(name) for name in s3.credentials()}
     os.environ.update(s3.credentials())
@@ -143,12 +142,8 @@ def _let_in(stage: Stage, s3: S3Server) -> None:
             else:
                 os.environ[name] = value
 
-    stage.closers.append(restore)
+    closers.append(restore)
 
 
 def _emptied(process: Any) -> None:
     rmtree(process.folder / "appendonlydir", ignore_errors=True)
-
-
-def _nothing(rng: Random, wall_s: float) -> Asked:  # noqa: ARG001 - a place to be filled
-    return Asked({})

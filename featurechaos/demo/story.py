@@ -21,7 +21,11 @@ REPORT = Path("reports") / "demo"
 
 
 def tell(
-    seed: int, *, config: Path | None = None, json_file: Path | None = None, report: Path | None = None,
+    seed: int,
+    *,
+    config: Path | None = None,
+    json_file: Path | None = None,
+    report: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[int, Path | None]:
     """Play the demo's drill.
@@ -64,15 +68,16 @@ def _told(verdict: Verdict) -> list[str]:
         return [verdict.sentence]
     during = numbers["rows"].get("during", {})
     served = sum(during.values()) or 1
-    shares = ", ".join(f"{name} {100 * n / served:.1f} %" for name, n in sorted(during.items(), key=lambda one: -one[1]))
+    shares = ", ".join(
+        f"{name} {100 * n / served:.1f} %" for name, n in sorted(during.items(), key=lambda one: -one[1])
+    )
     lines = [
         f"{numbers['requests']} requests, {numbers['failed']} failed, {numbers['late']} late",
         f"while Redis was dead, rows came from: {shares}",
     ]
     if numbers.get("flip_rate") is not None:
-        lines.append(f"decisions changed: {100 * numbers['flip_rate']:.1f} %   PSI of the scores: {numbers['psi']:.3f}")
+        changed = f"decisions changed: {100 * numbers['flip_rate']:.1f} %"
+        lines.append(f"{changed}; PSI of the scores, which a dashboard watches: {numbers['psi']:.3f}")
     if numbers.get("recovery_s") is not None:
         lines.append(f"on the primary again after {numbers['recovery_s']:.1f} s")
     return [*lines, f"verdict: {verdict.outcome}: {verdict.sentence}"]
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -41,10 +40,10 @@ class Generator:
         seed: int,
         writer: HistoryWriter,
         began: float,
-        on_request: Callable[[Request], None],
+        on_record: Callable[[Request | Pair], None],
     ) -> None:
         self._stage, self._load, self._writer, self._began = stage, load, writer, began
-        self._on_request = on_request
+        self._on_record = on_record
         self._clock = SystemClock()
         self._rng = Random(seed)
         self._next, self._number = 0.0, 0
@@ -84,7 +83,7 @@ class Generator:
                 return
             record = self._ask(due, number, asked)
             self._writer.add(record)
-            self._on_request(record)
+            self._on_record(record)
 
     def _arrival(self) -> tuple[float, int, Asked] | None:
         if self._stopped.is_set():
@@ -112,7 +111,10 @@ class Generator:
         return _told(response, due=due, done=done, took=took, late=took > self._late_s)
 
     def _paired(self, response: Response, scored: Scored, good: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
-        self._writer.add(*_pairs(response, scored, good, t=self._now()))
+        records = _pairs(response, scored, good, t=self._now())
+        self._writer.add(*records)
+        for record in records:
+            self._on_record(record)
 
     def _now(self) -> float:
         return self._clock.monotonic() - self._began
@@ -120,19 +122,14 @@ class Generator:
 
 def _told(response: Response, *, due: float, done: float, took: float, late: bool) -> Request:
     """An answer as a record: rows are (view, entity row) cells of provenance."""
-    origins: Counter[str] = Counter()
-    statuses: Counter[str] = Counter()
-    ages = []
+    origins, statuses = np.zeros(len(Origin), int), np.zeros(max(Status) + 1, int)
+    injected, oldest = 0, -1.0
     for view in response.views:
         truth = response.provenance(view)
-        origins.update(
-            {Origin(code).name: int(n) for code, n in zip(*np.unique(truth.origin, return_counts=True), strict=True)}
-        )
-        statuses.update(
-            {Status(code).name: int(n) for code, n in zip(*np.unique(truth.status, return_counts=True), strict=True)}
-        )
-        if not np.isnan(truth.age_s).all():
-            ages.append(float(np.nanmax(truth.age_s)))
+        origins += np.bincount(truth.origin, minlength=len(origins))
+        statuses += np.bincount(truth.status, minlength=len(statuses))
+        injected += int(truth.injected.sum())
+        oldest = max(oldest, float(np.fmax.reduce(truth.age_s, initial=-1.0)))
     return Request(
         t=due,
         t_done=done,
@@ -140,11 +137,11 @@ def _told(response: Response, *, due: float, done: float, took: float, late: boo
         latency_s=took,
         late=late,
         rows=len(response) * len(response.views),
-        origins=dict(origins),
-        statuses=dict(statuses),
+        origins={Origin(code).name: int(n) for code, n in enumerate(origins) if n},
+        statuses={Status(code).name: int(n) for code, n in enumerate(statuses) if n},
         degraded=sum(int(answer.degraded.sum()) for answer in response.answers.values()),
-        injected=sum(int(response.provenance(view).injected.sum()) for view in response.views),
-        max_age_s=max(ages, default=None),
+        injected=injected,
+        max_age_s=oldest if oldest >= 0 else None,
     )
 
 

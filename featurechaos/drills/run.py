@@ -16,14 +16,16 @@ from featurechaos.client import FeatureClient
 from featurechaos.clock import SystemClock
 from featurechaos.config import load as load_config
 from featurechaos.drills.checks import compare
-from featurechaos.drills.guarding import Guards
+from featurechaos.drills.guards import guards_of
 from featurechaos.drills.history import (
     Calls,
     End,
     Fault,
+    GuardState,
     History,
     HistoryWriter,
     Note,
+    Pair,
     Phase,
     Record,
     Request,
@@ -123,7 +125,10 @@ class Run:
         self._answered = self._since_calls = 0
         self._attempts: Counter[str] = Counter()
         self._calls_at = 0.0
-        self._guards = Guards(script.guards)
+        self._guards = guards_of(script)
+        self._looked_at = 0.0
+        self._faulted = self._flips = 0
+        self._tripped = ""
         self._reason, self._detail = "done", ""
 
     def play(self) -> None:
@@ -140,7 +145,7 @@ class Run:
             seed=self.script.seed,
             writer=self._writer,
             began=self._began,
-            on_request=self._took,
+            on_record=self._took,
         )
         try:
             with _stoppable():
@@ -173,7 +178,7 @@ class Run:
         is_whole = self._method(self._now())
         self._phase("during", "ends")
         if not is_whole:
-            self._reason, self._detail = "guard", self._guards.tripped
+            self._reason, self._detail = "guard", self._tripped
             return
         if self.script.recovery is not None:
             self.say(f"recovery: within {self.script.recovery.within_s:g} s")
@@ -214,7 +219,7 @@ class Run:
         fault = step.inject
         assert fault is not None
         self.say(f"{step.name}: {fault.fault} of {fault.target} for {step.duration_s:g} s")
-        told = {"name": step.name, "fault": fault.fault, "target": fault.target}
+        told: dict[str, Any] = {"name": step.name, "fault": fault.fault, "target": fault.target}
         self._add(Fault(t=self._now(), state="armed", **told))
         try:
             done = strike(
@@ -234,7 +239,7 @@ class Run:
     def _undo(self, name: str) -> None:
         step, done, _ = self._strikes.pop(name)
         assert step.inject is not None
-        told = {"name": name, "fault": step.inject.fault, "target": step.inject.target}
+        told: dict[str, Any] = {"name": name, "fault": step.inject.fault, "target": step.inject.target}
         try:
             done.undo()
         except Exception as error:  # noqa: BLE001 - whatever it was, the fault may still be on and must be told
@@ -278,12 +283,33 @@ class Run:
         )
 
     def _guard(self) -> bool:
-        """Look at the guards over what came in since the last look; whether one tripped."""
-        for state in self._guards.look(self._now(), self._taken(fresh=True)):
-            self._add(state)
-            if state.tripped:
-                self.say(f"guard {state.guard} tripped: {state.detail}")
-        return bool(self._guards.tripped)
+        """Look at guards and limits over what came in since the last look; whether one ended the drill."""
+        now = self._now()
+        window = Window.of(History(tuple(self._taken(fresh=True)))).between(self._looked_at, now)
+        self._looked_at = now
+        for guard in self._guards:
+            state = guard.look(window)
+            if state is not None:
+                self._add(state)
+                if state.tripped:
+                    self._tripped = self._tripped or state.detail
+        self._tripped = self._tripped or self._past_a_limit(now)
+        if self._tripped:
+            self.say(f"a guard ends it: {self._tripped}")
+        return bool(self._tripped)
+
+    def _past_a_limit(self, now: float) -> str:
+        limits = self.script.limits
+        for name, value, most in (
+            ("max_duration_s", now, limits.max_duration_s),
+            ("max_faulted_requests", self._faulted, limits.max_faulted_requests),
+            ("max_changed_decisions", self._flips, limits.max_changed_decisions),
+        ):
+            if most is not None and value > most:
+                detail = f"limits.{name}: {value:g} is past {most:g}"
+                self._add(GuardState(t=now, guard=name, value=float(value), tripped=True, detail=detail))
+                return detail
+        return ""
 
     def _sample(self, probes: Iterator[Probe] | tuple[Probe, ...], name: str = "") -> None:
         for probe in probes:
@@ -333,10 +359,14 @@ class Run:
         elif name in _TOLD:
             self._add(Note(t=self._now(), event=name, source=about, detail=str(fields.get("reason", ""))))
 
-    def _took(self, request: Request) -> None:
+    def _took(self, record: Record) -> None:
         with self._lock:
-            self._answered += 1
-            self._recent.append(request)
+            if isinstance(record, Request):
+                self._answered += 1
+                self._faulted += record.injected > 0
+            elif isinstance(record, Pair):
+                self._flips += record.flips
+            self._recent.append(record)
 
     def _tell_calls(self) -> None:
         now = self._now()

@@ -34,6 +34,9 @@ class Asked:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
+Closers = list[Callable[[], Any]]
+"""What ends each part of a stage, in the order they were made."""
+
 Draw = Callable[[Random, float], Asked]
 """The next request, given a source of chance and the wall clock of the world it is made in."""
 
@@ -49,18 +52,23 @@ class Stage:
     empty: Callable[[Process], None] = lambda process: None
     predict: Any = None
     threshold: Any = 0.5
-    closers: list[Callable[[], Any]] = field(default_factory=list)
+    closers: Closers = field(default_factory=list)
 
     def close(self) -> None:
-        """Let go of everything, last made first; the first error is raised once all are done."""
-        first: Exception | None = None
-        while self.closers:
-            try:
-                self.closers.pop()()
-            except Exception as error:  # noqa: BLE001 - every other part must still be closed
-                first = first or error
-        if first is not None:
-            raise first
+        """Let go of everything, last made first."""
+        close_all(self.closers)
+
+
+def close_all(closers: Closers) -> None:
+    """Call each, last first; the first error is raised once all are done."""
+    first: Exception | None = None
+    while closers:
+        try:
+            closers.pop()()
+        except Exception as error:  # noqa: BLE001 - every other part must still be closed
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def named(reference: str, place: str) -> Any:
