@@ -15,7 +15,7 @@ CATALOGUE: Mapping[str, str] = {
     "rows.moved": "some rows of a view moved on from a source; fields: view, causes",
     "retry.scheduled": "a source is asked again; fields: attempt, wait_s",
     "retry.denied": "the retry budget had no token left",
-    "breaker.opened": "a source is not asked for a while; fields: reason",
+    "breaker.opened": "a source is not asked for a while; fields: reason, again (a probe failed)",
     "breaker.probed": "one request was let through to see",
     "breaker.closed": "a source takes its full share again",
     "breaker.ramping": "a source takes a growing share again",

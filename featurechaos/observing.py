@@ -84,7 +84,7 @@ class Observer:
         self._endpoint = None
 
     def _note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
-        if name in _LOGGED:
+        if name in _LOGGED and not fields.get("again"):  # a failed probe changes nothing that anyone must hear of
             log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
         elif name == "source.failed":
             for view, n in fields["rows"].items():

@@ -19,6 +19,7 @@ from featurechaos.errors import BreakerOpen, NoTime, StoreError, StoreTimeout
 from featurechaos.readings import Reading, Request
 
 _BUCKETS = 10
+_PROBE_MOST_S = 5.0
 
 
 class State(IntEnum):
@@ -64,7 +65,7 @@ class Gate:
         self._lock = threading.Lock()
         self.state, self.since = State.CLOSED, now
         self._generation = 0
-        self._probe_out = False
+        self._probe_until: float | None = None
         self._healthy_since: float | None = None
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
@@ -77,9 +78,10 @@ class Gate:
                 self._become(State.PROBING, now)
                 self._healthy_since = None
             if self.state is State.PROBING:
-                if self._probe_out:
+                if self._probe_until is not None and now < self._probe_until:
                     return None
-                self._probe_out = True
+                # A probe that never comes back (a fork, a killed thread) must not wedge the gate.
+                self._probe_until = now + _PROBE_MOST_S
                 return Permit(self._generation, is_probe=True)
             if self.state is State.RAMPING:
                 share = (now - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
@@ -92,7 +94,7 @@ class Gate:
             if permit.generation != self._generation:
                 return None
             if permit.is_probe:
-                self._probe_out = False
+                self._probe_until = None
             if succeeded is None:
                 return None
             if self.state is State.PROBING:
@@ -119,7 +121,7 @@ class Gate:
         """Enter a state: a new generation, so that outcomes of the old one are dropped."""
         self.state, self.since = state, now
         self._generation += 1
-        self._probe_out = False
+        self._probe_until = None
         self._buckets.clear()
         return state
 
@@ -163,7 +165,8 @@ class Breaker:
         if permit is None:
             msg = f"source {source!r} was not asked: it has been failing"
             raise BreakerOpen(msg)
-        if permit.is_probe:
+        begun_as_probe = permit.is_probe
+        if begun_as_probe:
             yield from note("breaker.probed", source)
         succeeded: bool | None = None
         changed: State | None = None
@@ -178,7 +181,7 @@ class Breaker:
             changed = self._settle(gate, permit, begun, succeeded=succeeded)
             permit = None
             if changed is not None:
-                yield from note(_TOLD[changed], source, reason=str(error))
+                yield from note(_TOLD[changed], source, reason=str(error), again=begun_as_probe)
             raise
         finally:
             if permit is not None:
