@@ -151,9 +151,10 @@ def _write_tails(
 def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with path.open("wb") as file:
-        if size:
+        if size and hasattr(os, "posix_fallocate"):
             # Reserved first: writing to a map on a full disk is a bus error, this is an exception.
             os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape) if size else np.empty(shape, dtype)
 
 

@@ -138,6 +138,9 @@ class Replicas:
 
         What another process of ours looked at lately is only mapped; while one is at work we look again soon.
         """
+        # All of them cold before one is warmed: a first read must not wait for the disk behind our lock.
+        for base in self._boxes:
+            self._opened(base)
         for base in self._boxes:
             self._adopt(base, warm=True)
         half_s = self._spec.refresh_s / 2
@@ -160,6 +163,9 @@ class Replicas:
         return box
 
     def _refreshed(self, bases: list[str], timeout_s: float) -> list[Refreshed]:
+        if not self._is_closed:
+            for base in self._boxes:
+                self._opened(base)
         outcomes, why = self._hydrate(bases, timeout_s)
         missing = {"state": "failed", "detail": why, "replica": None}
         return [self._outcome(base, outcomes.get(base, missing)) for base in bases]
@@ -201,16 +207,17 @@ class Replicas:
         """Map what the shelf says is current, if it isn't yet; in one sentence why not, if it can't be."""
         with self._lock:
             box = self._boxes[base]
-            box.is_opened = True
             try:
                 shelf = self._shelf(base)
                 _read_deletions(box, shelf)
+                pointer = shelf.pointer()
+                if pointer is None or pointer.replica in box.bad:
+                    return ""
+                return self._swap_in(box, shelf.folder / pointer.replica, warm=warm)
             except (DecodeError, OSError, StoreRefused) as error:
                 return str(error)
-            pointer = shelf.pointer()
-            if pointer is None or pointer.replica in box.bad:
-                return ""
-            return self._swap_in(box, shelf.folder / pointer.replica, warm=warm)
+            finally:
+                box.is_opened = True
 
     def _swap_in(self, box: _Box, folder: Path, *, warm: bool) -> str:
         try:

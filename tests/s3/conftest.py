@@ -62,7 +62,7 @@ class World:
 
     def spec(self, **more: Any) -> S3Spec:
         given = {"endpoint_url": self.server.endpoint_url, "region": "us-east-1", "cache_dir": str(self.cache)}
-        return S3Spec(url=f"s3://features/{self.prefix}", **(given | more))
+        return S3Spec(**({"url": f"s3://features/{self.prefix}"} | given | more))
 
     def store(self, *views: View, **more: Any) -> S3Store:
         return S3Store.open(self.spec(**more), Place("standby", "flights", views or (PLANE,), SystemClock()))
