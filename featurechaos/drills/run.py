@@ -46,7 +46,7 @@ from featurechaos.drills.worlds import open_world
 from featurechaos.errors import FeatureError, SpecError
 from featurechaos.version import VERSION
 
-TICK_S = 0.05
+TICK_S = 0.25
 _CALLS_EVERY_S = 1.0
 _TOLD = ("breaker.opened", "breaker.probed", "breaker.ramping", "breaker.closed", "schema.learned")
 _OLD = (HISTORY, "verdict.json", "report.html", "report.md", "report.xml")
@@ -84,6 +84,9 @@ def run_drill(
         stage = (open_stage or _stage(config, say))(script)
     except FeatureError as error:
         return invalid(str(error), title=script.title), None
+    if missing := _missing(script, stage):
+        stage.close()
+        return invalid(missing, title=script.title), None
     directory.mkdir(parents=True, exist_ok=True)
     for name in _OLD:
         (directory / name).unlink(missing_ok=True)
@@ -111,6 +114,17 @@ def _stage(config: str | None, say: Callable[[str], None]) -> Callable[[Script],
     return opened
 
 
+def _missing(script: Script, stage: Stage) -> str:
+    """What a fault of the script would have no hold on, in words; nothing if all is there."""
+    try:
+        for step in script.faults:
+            if step.inject is not None and step.inject.is_process:
+                process_of(step.inject, stage)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
 class Run:
     """One play of a script. Everything that happens goes into the history; the verdict is made from that alone."""
 
@@ -122,6 +136,7 @@ class Run:
         self._strikes: dict[str, tuple[Step, Strike, float]] = {}
         self._recent: list[Record] = []
         self._lock = threading.Lock()
+        self._stop = threading.Event()
         self._answered = self._since_calls = 0
         self._attempts: Counter[str] = Counter()
         self._calls_at = 0.0
@@ -133,9 +148,6 @@ class Run:
 
     def play(self) -> None:
         """From the first request to the last; the history ends with why it ended."""
-        for step in self.script.faults:
-            if step.inject is not None and step.inject.is_process:
-                process_of(step.inject, self.stage)
         assert self.script.load != "none"
         self.stage.client.listen(self._heard)
         self._begin()
@@ -147,17 +159,16 @@ class Run:
             began=self._began,
             on_record=self._took,
         )
-        try:
-            with _stoppable():
+        with _heeding(self._stop):
+            try:
                 generator.start()
                 self._phases()
-        except (Interrupted, KeyboardInterrupt):
-            self._reason, self._detail = "interrupted", "a signal asked it to stop"
-            self.say("stopping: undoing every fault")
-        except FeatureError as error:
-            self._reason, self._detail = "error", str(error)
-        finally:
-            with _unstoppable():
+            except Interrupted:
+                self._reason, self._detail = "interrupted", "a signal asked it to stop"
+                self.say("stopping: undoing every fault")
+            except FeatureError as error:
+                self._reason, self._detail = "error", str(error)
+            finally:
                 self._undo_all()
                 generator.stop()
                 self._tell_calls()
@@ -331,7 +342,8 @@ class Run:
         while (left := until - self._now()) > 0:
             if self._now() - self._calls_at >= _CALLS_EVERY_S:
                 self._tell_calls()
-            threading.Event().wait(min(left, TICK_S * 5))
+            if self._stop.wait(min(left, TICK_S)):
+                raise Interrupted
 
     def _begin(self) -> None:
         client = self.stage.client
@@ -404,29 +416,17 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the drill as Ctrl-C does; only the main thread may say so."""
+def _heeding(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM ask for an end, which comes where it is safe: never between a fault and its undoing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
+    def ask(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _unstoppable() -> Iterator[None]:
-    """Undoing is not interrupted: a second Ctrl-C waits."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
