@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from featurechaos.errors import StoreTimeout, StoreUnavailable
 from featurechaos_redis.alinks import ALink, ALinker
@@ -34,7 +35,7 @@ class APool:
         self._idle: list[ALink] = []
         self._links: set[ALink] = set()
         self._line: deque[asyncio.Future[ALink]] = deque()
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: set[asyncio.Task[Any] | None] = set()
         self._dialled = self._failures = 0
         self._failure: DialFailure | None = None
         self._pause_s, self._paused_until = _PAUSE_FIRST_S, float("-inf")
@@ -160,11 +161,15 @@ class APool:
             dial.add_done_callback(self._dials.discard)
 
     async def _dial(self) -> None:
+        this = asyncio.current_task()
         try:
             link = await self._linker.open()
         except Exception as error:  # noqa: BLE001 - handed to the callers that wait for this dial
+            self._dials.discard(this)
             self._fail(error)
             return
+        # Before anyone is told, since who is told may order the next dial before this task is done.
+        self._dials.discard(this)
         self._dialled += 1
         if self._closed:
             link.close()
@@ -172,6 +177,7 @@ class APool:
         self._links.add(link)
         self._idle.append(link)
         self._serve()
+        self._order()
 
     def _fail(self, error: BaseException) -> None:
         self._failure = DialFailure.of(error, source=self._source, secrets=self._secrets)
@@ -188,7 +194,7 @@ class APool:
         for link in links:
             link.close()
         self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
-        dials = list(self._dials)
+        dials = [dial for dial in self._dials if dial is not None]
         for dial in dials:
             dial.cancel()
         await asyncio.gather(*dials, return_exceptions=True)

@@ -170,10 +170,14 @@ class TlsLink(_Bounded, SSLConnection):  # type: ignore[misc] # Its timeouts are
         super().__init__(**options)
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-        sock.settimeout(self.socket_timeout)
-        if any(getattr(self, name, None) for name in ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")):
-            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
-        return self._contexts.of(self).wrap_socket(sock, server_hostname=self.host)
+        try:
+            sock.settimeout(self.socket_timeout)
+            if any(getattr(self, name, None) for name in ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")):
+                return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+            return self._contexts.of(self).wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
 
 
 class Contexts:

@@ -260,6 +260,7 @@ class Pool:
                 self._links.add(link)
                 self._idle.append(link)
                 self._serve()
+                self._order()
         if is_late:
             link.close()
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import select
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from redis import Redis
 
 from featurechaos import codec
 from featurechaos.clock import SystemClock
 from featurechaos.demo.servers import ValkeyServer
 from featurechaos.model import DType, Feature, JoinKey, View
-from featurechaos.stores import Ask, Batch, Place
+from featurechaos.stores import Answer, Ask, Batch, Pending, Place
 from featurechaos_redis import AsyncRedisStore, RedisSpec, RedisStore
 
 CLOCK = SystemClock()
@@ -74,6 +82,16 @@ class Kit:
     def scores(self, store: RedisStore, ids: Sequence[str]) -> list[float]:
         rows, _ = codec.decode(*self.blobs(store, ids))
         return [float(each) for each in codec.column(rows, "score")]
+
+    def finished(self, pending: Pending, most_s: float = 20.0) -> list[Answer]:
+        """Wait on a pending read as the engine does, until it is whole or raises."""
+        until = self.now() + most_s
+        while (answers := pending.advance()) is None:
+            assert self.now() < until
+            poller = select.poll()
+            poller.register(pending.fileno(), select.POLLIN)
+            poller.poll(20)
+        return answers
 
     def blobs(self, store: RedisStore, ids: Sequence[str]) -> tuple[Any, Any, Any]:
         ask = self.ask(ids)
@@ -169,6 +187,102 @@ def opened(kit: Kit) -> Iterator[Callable[..., RedisStore]]:
 def aopened(kit: Kit) -> Callable[..., AsyncRedisStore]:
     """Opens async stores; the test closes them on its loop."""
     return lambda url, **settings: RedisStore.aopen(spec(url, **settings), kit.place)
+
+
+@pytest.fixture
+def silent() -> Iterator[Callable[[], int]]:
+    """Ports on which connections are accepted, by the kernel, and nobody ever speaks."""
+    with ExitStack() as stack:
+
+        def start() -> int:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port: int = listener.getsockname()[1]
+            return port
+
+        yield start
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFront:
+    """A small TLS server before a plain one, with a certificate it signed itself."""
+
+    url: str
+    certificate: Path
+
+
+@pytest.fixture
+def tls(valkey: ValkeyServer, admin: Redis, tmp_path: Path) -> Iterator[TlsFront]:
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with TlsRelay(context, valkey.port) as relay:
+        yield TlsFront(f"rediss://localhost:{relay.port}", certificate)
+
+
+class TlsRelay:
+    """Carries bytes between TLS clients and a port; a thread a client."""
+
+    def __init__(self, context: ssl.SSLContext, target_port: int) -> None:
+        self._context, self._target_port = context, target_port
+        self._listener = socket.create_server(("localhost", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> TlsRelay:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self._target_port)) as server:
+            client.settimeout(5)
+            with self._context.wrap_socket(client, server_side=True) as tls:
+                while True:
+                    ready = [tls] if tls.pending() else select.select([tls, server], [], [], 5)[0]
+                    if not ready:
+                        return
+                    for source in ready:
+                        if not (data := source.recv(1 << 16)):
+                            return
+                        (server if source is tls else tls).sendall(data)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost, good for a day, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    begin = dt.datetime.fromtimestamp(CLOCK.wall(), dt.UTC) - dt.timedelta(hours=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "tls.crt", folder / "tls.key"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    private = serialization.PrivateFormat.PKCS8
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, private, plain))
+    return paths
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
-from featurechaos.demo.proxy import Mode, TrickleProxy
+from featurechaos.demo.proxy import TrickleProxy
 from featurechaos.demo.servers import ValkeyServer
 from featurechaos.errors import FeatureError, StoreTimeout, StoreUnavailable
 from featurechaos_redis import RedisStore
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 IDS = [f"user-{at}" for at in range(20)]
-TIMEOUT_S, SLACK_S = 0.05, 0.01
+TIMEOUT_S, SLACK_S, AMPLE_S = 0.05, 0.01, 10.0
 THREADS = 8
 UNEXPLAINED_SHARE = 0.01
 
@@ -55,12 +54,14 @@ class Told:
         assert len(unexplained) <= UNEXPLAINED_SHARE * len(self.times), (sorted(unexplained), len(self.times))
 
 
-def hammer(kit: Kit, store: RedisStore, stop: threading.Event, told: Told) -> list[threading.Thread]:
+def hammer(
+    kit: Kit, store: RedisStore, stop: threading.Event, told: Told, *, timeout_s: float = TIMEOUT_S
+) -> list[threading.Thread]:
     def read() -> None:
         ask = kit.ask(IDS)
         # A breath between two reads: eight threads that only fail would leave the diallers no interpreter.
         while not stop.wait(0.002):
-            until = kit.now() + TIMEOUT_S
+            until = kit.now() + timeout_s
             rows, end = None, "answered"
             try:
                 (answer,) = store.read([ask], until)
@@ -76,16 +77,21 @@ def hammer(kit: Kit, store: RedisStore, stop: threading.Event, told: Told) -> li
     return threads
 
 
-def run_for(kit: Kit, store: RedisStore, seconds: float) -> Told:
+def run_for(kit: Kit, store: RedisStore, seconds: float, *, timeout_s: float = TIMEOUT_S) -> Told:
     """Read with eight threads for a while."""
     told, stop = Told(), threading.Event()
-    threads = hammer(kit, store, stop, told)
+    threads = hammer(kit, store, stop, told, timeout_s=timeout_s)
     stop.wait(seconds)
     stop.set()
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
     return told
+
+
+def run_healthy(kit: Kit, store: RedisStore, seconds: float) -> Told:
+    """The same with time enough on any machine, for what must be answered or refused."""
+    return run_for(kit, store, seconds, timeout_s=AMPLE_S)
 
 
 @pytest.fixture
@@ -104,13 +110,13 @@ def filled(kit: Kit, server: ValkeyServer, opened: Callable[..., RedisStore]) ->
 def test_frozen_server_ends_reads_by_the_deadline_and_serves_again_when_thawed(
     kit: Kit, stalls: Stalls, server: ValkeyServer, filled: RedisStore
 ) -> None:
-    healthy = run_for(kit, filled, 0.2)
+    healthy = run_healthy(kit, filled, 0.2)
 
     server.freeze()
     frozen = run_for(kit, filled, 0.4)
     server.thaw()
     wait_until_served(kit, filled)
-    after = run_for(kit, filled, 0.2)
+    after = run_healthy(kit, filled, 0.2)
 
     assert healthy.ends.keys() == after.ends.keys() == {"answered"}
     assert healthy.rows == after.rows == {tuple(kit.batch(IDS, 5).blobs)}
@@ -119,22 +125,21 @@ def test_frozen_server_ends_reads_by_the_deadline_and_serves_again_when_thawed(
 
 
 def test_killed_server_is_reported_at_once_and_a_restarted_one_serves(
-    kit: Kit, stalls: Stalls, server: ValkeyServer, filled: RedisStore
+    kit: Kit, server: ValkeyServer, filled: RedisStore
 ) -> None:
-    run_for(kit, filled, 0.1)
+    run_healthy(kit, filled, 0.1)
     dialled = filled.stats()["dialled"]
 
     server.kill()
-    dead = run_for(kit, filled, 0.3)
+    dead = run_healthy(kit, filled, 0.3)
     failures = filled.stats()["dial_failures"]
     server.restart()
     wait_until_served(kit, filled)
-    after = run_for(kit, filled, 0.2)
+    after = run_healthy(kit, filled, 0.2)
 
     assert dead.ends.keys() == {"StoreUnavailable"}
-    dead.check_punctual(stalls)
-    # A refused dial is known long before the deadline.
-    assert median(ended - until for until, ended in dead.times) < -TIMEOUT_S / 2
+    # A refused dial is told at once, and not at the deadline.
+    assert max(ended - until for until, ended in dead.times) < -AMPLE_S / 2
     # Eight threads that spin on a dead server do not dial as fast as they can.
     assert 1 <= failures <= 20
     assert after.ends.keys() == {"answered"}
@@ -143,10 +148,10 @@ def test_killed_server_is_reported_at_once_and_a_restarted_one_serves(
 
 
 def test_server_killed_in_the_midst_of_reads_is_a_quick_failure_for_each(
-    kit: Kit, stalls: Stalls, server: ValkeyServer, filled: RedisStore
+    kit: Kit, server: ValkeyServer, filled: RedisStore
 ) -> None:
     told, stop = Told(), threading.Event()
-    threads = hammer(kit, filled, stop, told)
+    threads = hammer(kit, filled, stop, told, timeout_s=AMPLE_S)
     stop.wait(0.1)
 
     server.kill()
@@ -157,27 +162,27 @@ def test_server_killed_in_the_midst_of_reads_is_a_quick_failure_for_each(
 
     assert told.ends.keys() == {"answered", "StoreUnavailable"}
     assert told.rows == {tuple(kit.batch(IDS, 5).blobs)}
-    told.check_punctual(stalls)
+    assert max(ended - until for until, ended in told.times) < -AMPLE_S / 2
 
 
 def test_restart_between_reads_costs_no_failure(kit: Kit, server: ValkeyServer, filled: RedisStore) -> None:
-    run_for(kit, filled, 0.05)
+    run_healthy(kit, filled, 0.05)
 
     server.restart()
-    told = run_for(kit, filled, 0.1)
+    told = run_healthy(kit, filled, 0.1)
 
     assert told.ends.keys() == {"answered"}
 
 
 def test_paused_clients_end_by_the_deadline(kit: Kit, stalls: Stalls, server: ValkeyServer, filled: RedisStore) -> None:
     with Redis(port=server.port, protocol=2) as admin:
-        admin.client_pause(400, all=True)
+        admin.client_pause(1500, all=True)
         paused = run_for(kit, filled, 0.3)
     wait_until_served(kit, filled)
 
     assert paused.ends.keys() == {"StoreTimeout"}
     paused.check_punctual(stalls)
-    assert run_for(kit, filled, 0.1).ends.keys() == {"answered"}
+    assert run_healthy(kit, filled, 0.1).ends.keys() == {"answered"}
 
 
 def test_server_that_sends_a_byte_every_5_ms_is_cut_at_the_deadline(
@@ -185,32 +190,45 @@ def test_server_that_sends_a_byte_every_5_ms_is_cut_at_the_deadline(
 ) -> None:
     with TrickleProxy(server.port) as proxy:
         store = opened(f"redis://127.0.0.1:{proxy.port}")
-        assert run_for(kit, store, 0.2).ends.keys() == {"answered"}
+        assert run_healthy(kit, store, 0.2).ends.keys() == {"answered"}
 
         proxy.turn("trickle", every_s=0.005)
         slow = run_for(kit, store, 0.4)
         proxy.turn("pass")
         wait_until_served(kit, store)
-        after = run_for(kit, store, 0.1)
+        after = run_healthy(kit, store, 0.1)
 
     assert slow.ends.keys() == {"StoreTimeout"}
     slow.check_punctual(stalls)
     assert after.rows == {tuple(kit.batch(IDS, 5).blobs)}
 
 
-@pytest.mark.parametrize(("mode", "ends"), [("reset", {"StoreUnavailable"}), ("hang", {"StoreTimeout"})])
-def test_broken_network_is_told_apart_from_a_silent_one(
-    kit: Kit, stalls: Stalls, server: ValkeyServer, opened: Callable[..., RedisStore], mode: Mode, ends: set[str]
+def test_broken_network_fails_at_once(kit: Kit, server: ValkeyServer, opened: Callable[..., RedisStore]) -> None:
+    with TrickleProxy(server.port) as proxy:
+        store = opened(f"redis://127.0.0.1:{proxy.port}")
+        assert run_healthy(kit, store, 0.1).ends.keys() == {"answered"}
+
+        proxy.turn("reset")
+        told = run_healthy(kit, store, 0.3)
+
+    assert told.ends.keys() == {"StoreUnavailable"}
+    assert max(ended - until for until, ended in told.times) < -AMPLE_S / 2
+    # Connections that open and are then cut off are not dialled as fast as they fail.
+    assert store.stats()["dialled"] < len(told.times) / 4
+
+
+def test_silent_network_ends_reads_by_the_deadline(
+    kit: Kit, stalls: Stalls, server: ValkeyServer, opened: Callable[..., RedisStore]
 ) -> None:
     with TrickleProxy(server.port) as proxy:
         store = opened(f"redis://127.0.0.1:{proxy.port}")
-        assert run_for(kit, store, 0.1).ends.keys() == {"answered"}
+        assert run_healthy(kit, store, 0.1).ends.keys() == {"answered"}
 
-        proxy.turn(mode)
+        proxy.turn("hang")
         told = run_for(kit, store, 0.3)
 
-        assert told.ends.keys() == ends
-        told.check_punctual(stalls)
+    assert told.ends.keys() == {"StoreTimeout"}
+    told.check_punctual(stalls)
 
 
 def test_dial_that_hangs_costs_a_caller_its_deadline_and_no_more(
@@ -258,7 +276,7 @@ def test_exhausted_pool_ends_each_caller_by_its_deadline(
 ) -> None:
     store = opened(server.url, max_connections=2)
     store.write(kit.batch(IDS, 5), kit.now() + 10)
-    assert run_for(kit, store, 0.2).ends.keys() == {"answered"}
+    assert run_healthy(kit, store, 0.2).ends.keys() == {"answered"}
     assert store.stats()["open"] <= 2
 
     server.freeze()
