@@ -61,10 +61,10 @@ class Retry:
             return (yield from inner(request))
         except (BreakerOpen, NoTime):
             raise
-        except StoreUnavailable:
-            state = self._judged(request)
+        except StoreUnavailable as error:
+            state, first = self._judged(request), error
             state.set_exception(sys.exc_info())  # type: ignore[arg-type]
-        return (yield from self._again(request, inner, state))
+        return (yield from self._again(request, inner, state, first))
 
     def _judged(self, request: Request) -> RetryCallState:
         """A tenacity state for the attempt that has just failed; waits and stops are ours, time is the clock's."""
@@ -88,8 +88,8 @@ class Retry:
         judge.begin()
         return RetryCallState(judge, None, (), {})
 
-    def _again(self, request: Request, inner: Next, state: RetryCallState) -> Plan[Reading]:
-        """Play tenacity's verdicts; bounded by its stop."""
+    def _again(self, request: Request, inner: Next, state: RetryCallState, failure: StoreUnavailable) -> Plan[Reading]:
+        """Play tenacity's verdicts; bounded by its stop. `failure` is what the source last did."""
         while True:
             step = state.retry_object.iter(state)
             if isinstance(step, DoSleep):
@@ -102,7 +102,10 @@ class Retry:
             elif isinstance(step, DoAttempt):
                 try:
                     return (yield from inner(request))
-                except StoreUnavailable:
+                except NoTime:  # The wait ran over. Why the rows are not the source's is what it did before.
+                    raise failure from None
+                except StoreUnavailable as error:
+                    failure = error
                     state.set_exception(sys.exc_info())  # type: ignore[arg-type]
             else:
                 return step  # type: ignore[no-any-return]
