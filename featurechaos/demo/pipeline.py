@@ -25,7 +25,7 @@ from featurechaos.demo.flights import FlightsWorld
 from featurechaos.errors import FeatureError
 
 HOUR_S = 3600
-IMAGE_EVERY_H = 5
+IMAGE_EVERY_H = 3
 IMAGE_LAG_H = 1
 """An image holds what was known an hour before it is out: so one in use is 1 to 6 hours old."""
 _STATIC = ("plane",)
@@ -58,7 +58,7 @@ def work(job: Job) -> None:
     hour = int(job.wall_s // HOUR_S)
     for client in clients.values():
         _write(world, client, hour, static=True)
-    for lag in (25, 7, IMAGE_LAG_H):
+    for lag in (25, IMAGE_LAG_H):
         _publish(world, publisher, hour - lag)
     Path(job.ready).write_text("ready")
     last_image = hour

@@ -1,6 +1,6 @@
 """The flights world as a drill's stage: real servers, a pipeline that feeds them, a service that scores.
 
-An hour of the world passes in a second, so that a drill of a minute sees days of flights: scores of one evening
+An hour of the world passes in two seconds, so that a drill of a minute sees a day of flights: scores of one evening
 say little about a distribution.
 """
 
@@ -27,11 +27,11 @@ from featurechaos.demo.servers import S3Server, ValkeyServer
 from featurechaos.drills.script import Script
 from featurechaos.drills.stage import Asked, Closers, Draw, Stage, close_all
 
-SPEED = 3600.0
+SPEED = 1800.0
 """Seconds of the world in one of ours."""
 CONFIG = Path(__file__).with_name("flights.yaml")
-_FIRST_DAY, _LAST_DAY = 20, 110
-"""Days after 1 September 2013 on which a drill may begin."""
+_FIRST_DAY, _LAST_DAY = 64, 112
+"""Days after 1 September 2013 on which a drill may begin: November and December, when there is something to get wrong."""
 _BEGINS_H = 12
 _AHEAD = 40
 """A request is drawn from so many flights from now on."""
