@@ -8,12 +8,12 @@ older than the last one seen; its age says so.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from featurechaos.clock import Clock
+from featurechaos.locks import Locked
 
 _GENERATIONS = 8
 
@@ -32,13 +32,13 @@ class _Generation:
     rows: dict[bytes, bytes]
 
 
-class LastKnown:
+class LastKnown(Locked):
     """Rows of every view by id; bounded in rows and in time, so in bytes (a row has a longest length)."""
 
     def __init__(self, clock: Clock, keeps: dict[str, Keep]) -> None:
+        super().__init__()
         self._clock, self._keeps = clock, keeps
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
-        self._lock = threading.Lock()
 
     def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
         """Remember rows just read."""

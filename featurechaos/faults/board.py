@@ -6,7 +6,6 @@ returns, no later read is affected.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -15,12 +14,13 @@ from featurechaos.clock import Clock
 from featurechaos.errors import ChaosRefused
 from featurechaos.faults import Fault, Stale
 from featurechaos.faults.when import salt_of
+from featurechaos.locks import Locked
 
 Prepare = Callable[[Stale], str]
 """Make a fault's old rows readable; says in words why it can't, or nothing."""
 
 
-class Lease:
+class Lease(Locked):
     """One fault, for a share of the keys or calls, until a time.
 
     `applied` and `not_applied` count calls for call faults, rows for row faults; `control` counts those
@@ -28,10 +28,10 @@ class Lease:
     """
 
     def __init__(self, fault: Fault, *, share: float, control: float, seed: int, until: float) -> None:
+        super().__init__()
         self.fault, self.share, self.control_share, self.until = fault, share, control, until
         self.salt = salt_of(seed, fault.name)
         self.applied = self.not_applied = self.control = 0
-        self._lock = threading.Lock()
 
     def count(self, *, applied: int = 0, not_applied: int = 0, control: int = 0) -> None:
         with self._lock:
@@ -84,7 +84,7 @@ class Injection:
         return f"Injection({', '.join(lease.fault.name for lease in self.leases)}; {self.reason})"
 
 
-class Board:
+class Board(Locked):
     """The faults of one client; `client.chaos`.
 
     `refusal` says in words why this installation may not inject at all, or nothing. The sum of share and
@@ -101,10 +101,10 @@ class Board:
         sources: Sequence[str],
         views: Sequence[str],
     ) -> None:
+        super().__init__()
         self._clock, self._max_share = clock, max_share
         self._refusal, self._prepare = refusal, prepare
         self._sources, self._views = tuple(sources), tuple(views)
-        self._lock = threading.Lock()
         self.active: tuple[Lease, ...] = ()
 
     def inject(

@@ -6,7 +6,6 @@ States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from random import Random
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note
 from featurechaos.errors import BreakerOpen, NoTime, StoreError, StoreTimeout
+from featurechaos.locks import Locked
 from featurechaos.readings import Reading, Request
 
 _BUCKETS = 10
@@ -53,7 +53,7 @@ class Permit:
     is_probe: bool = False
 
 
-class Gate:
+class Gate(Locked):
     """One source's breaker: `admit` before a call, `settle` after it, whatever happened to the call.
 
     Rates are over all calls of the last `window_s`, kept in ten buckets. A cancelled call is neither
@@ -61,8 +61,8 @@ class Gate:
     """
 
     def __init__(self, limits: Limits, *, rng: Random, now: float) -> None:
+        super().__init__()
         self.limits, self._rng = limits, rng
-        self._lock = threading.Lock()
         self.state, self.since = State.CLOSED, now
         self._generation = 0
         self._probe_until: float | None = None

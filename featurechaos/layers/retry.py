@@ -7,7 +7,6 @@ Full jitter, after Brooker, "Exponential Backoff and Jitter", 2015; the token bu
 from __future__ import annotations
 
 import sys
-import threading
 from random import Random
 
 from tenacity import DoAttempt, DoSleep, RetryCallState, Retrying
@@ -15,10 +14,11 @@ from tenacity import DoAttempt, DoSleep, RetryCallState, Retrying
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note, sleep
 from featurechaos.errors import BreakerOpen, NoTime, StoreUnavailable
+from featurechaos.locks import Locked
 from featurechaos.readings import Reading, Request
 
 
-class Budget:
+class Budget(Locked):
     """Tokens that retries and hedges of all requests share.
 
     It starts with `burst`; each first attempt adds `ratio`, each retry takes 1. So retries are at most
@@ -26,9 +26,9 @@ class Budget:
     """
 
     def __init__(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
+        super().__init__()
         self._ratio, self._burst = ratio, burst
         self._tokens = burst
-        self._lock = threading.Lock()
 
     def earn(self) -> None:
         """Count a first attempt."""
