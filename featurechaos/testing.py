@@ -1,15 +1,18 @@
 """What tests of serving code need: a clock that is turned by hand, a store in memory, answers made to order.
 
-`StoreContract`, the suite every adapter passes, is in `featurechaos.contract`; it needs pytest.
+`StoreContract` and `AsyncStoreContract`, the suite every adapter passes, are here too, but come from
+`featurechaos.contract` when first asked for: they need pytest.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +22,34 @@ from featurechaos.engine import readable
 from featurechaos.errors import FeatureError, StoreUnavailable
 from featurechaos.stores import Answer, Ask, AsyncStore, Batch, Place, WriteCounts
 
+if TYPE_CHECKING:
+    from featurechaos.contract import AsyncStoreContract, StoreContract
+
 T = TypeVar("T")
+
+__all__ = [
+    "AsyncMemoryStore",
+    "AsyncStoreContract",
+    "ManualClock",
+    "MemorySpec",
+    "MemoryStore",
+    "StoreContract",
+    "Told",
+    "event_time_of",
+    "play",
+]
+
+_CONTRACT = "featurechaos.contract"
+
+
+def __getattr__(name: str) -> Any:
+    """The contract suite, on first use; a test run without pytest is none."""
+    if name not in ("StoreContract", "AsyncStoreContract"):
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    if _CONTRACT not in sys.modules:
+        import_module("pytest").register_assert_rewrite(_CONTRACT)
+    return getattr(import_module(_CONTRACT), name)
 
 
 class ManualClock:
