@@ -76,9 +76,9 @@ class Pool:
 
         Raises StoreTimeout; StoreUnavailable once closed; for a failed dial what it means, see `ERRORS`.
         """
-        if not self._line:
-            with contextlib.suppress(IndexError):
-                return self._idle.pop()  # Without the lock: a deque's pop is atomic.
+        link = self.poll()
+        if link is not None:
+            return link
         ticket = _Waiter()
         try:
             self.queue(ticket)
@@ -135,10 +135,12 @@ class Pool:
 
     def poll(self) -> Link | None:
         """An idle connection if there is one and nobody in line for it."""
-        if not self._line:
-            with contextlib.suppress(IndexError):
-                return self._idle.pop()
-        return None
+        if self._line:
+            return None
+        try:
+            return self._idle.pop()  # Without the lock: a deque's pop is atomic.
+        except IndexError:
+            return None
 
     def queue(self, ticket: Ticket) -> None:
         """Stand in line: the ticket rings once it has a connection, or the reason why there is none."""
