@@ -26,9 +26,7 @@ REGISTRY = re.compile(r"https?://[^\s\"')]*(?:pypi|pythonhosted|npmjs)\.\w+")
 
 
 def tracked(root: Path) -> list[Path]:
-    names = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True, text=True
-    ).stdout
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True, text=True).stdout
     return [root / name for name in names.split("\0") if name and (root / name).is_file()]
 
 
@@ -40,9 +38,7 @@ def lines_with(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
         except UnicodeDecodeError:
             continue
         found += [
-            f"{path.name}:{k}: {line.strip()}"
-            for k, line in enumerate(text.splitlines(), 1)
-            if pattern.search(line)
+            f"{path.name}:{k}: {line.strip()}" for k, line in enumerate(text.splitlines(), 1) if pattern.search(line)
         ]
     return found
 
@@ -109,7 +105,9 @@ def test_every_target_named_in_the_docs_is_there(root: Path) -> None:
 
 
 def test_every_target_says_what_it_does(root: Path) -> None:
-    listed = subprocess.run(["make", "help"], cwd=root, capture_output=True, check=True, text=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=root, capture_output=True, check=True, text=True
+    ).stdout
 
     assert {line.split()[0] for line in listed.splitlines()} == targets(root)
 
