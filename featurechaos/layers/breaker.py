@@ -166,11 +166,11 @@ class Breaker:
             msg = f"source {source!r} was not asked: it has been failing"
             raise BreakerOpen(msg)
         begun_as_probe = permit.is_probe
-        if begun_as_probe:
-            yield from note("breaker.probed", source)
         succeeded: bool | None = None
         changed: State | None = None
         try:
+            if begun_as_probe:  # Within the `try`: left here, too, a probe gives its place back.
+                yield from note("breaker.probed", source)
             reading = yield from inner(request)
             succeeded = True
         except NoTime:
