@@ -41,10 +41,19 @@ class LastKnown(Locked):
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
 
     def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
-        """Remember rows just read."""
-        newest = self._newest(view)
-        if not all(map(newest.__contains__, ids)):
-            newest.update(islice(zip(ids, blobs, strict=True), self._keeps[view].max_rows))
+        """Remember rows just read; of more than the bound allows, the first."""
+        keep, now = self._keeps[view], self._clock.monotonic()
+        newest = self._newest(view, keep, now)
+        if newest is not None and all(map(newest.__contains__, ids)):
+            return
+        rows = islice(zip(ids, blobs, strict=True), keep.max_rows)
+        with self._lock:
+            while row := next(rows, None):  # at most `max_rows` turns: each takes a row
+                newest = self._newest(view, keep, now)
+                if newest is None:
+                    newest = self._opened(view, keep, now)
+                newest.update([row])
+                newest.update(islice(rows, self._most(keep) - len(newest)))
 
     def forget(self, view: str, ids: Sequence[bytes]) -> None:
         """Drop rows: an online source says they do not exist, or they have just been written."""
@@ -69,23 +78,24 @@ class LastKnown(Locked):
         """How many entries are held; a row read over a long time may count in several generations."""
         return sum(len(generation.rows) for generation in self._generations[view])
 
-    def _newest(self, view: str) -> dict[bytes, bytes]:
-        """The dict to write to; a full or over-aged one opens the next and the oldest goes."""
-        keep, now = self._keeps[view], self._clock.monotonic()
+    def _newest(self, view: str, keep: Keep, now: float) -> dict[bytes, bytes] | None:
+        """The dict to write to, or None if it is full or over-aged."""
         generations = self._generations[view]
-        if generations and not self._is_spent(generations[0], keep, now):
-            return generations[0].rows
-        with self._lock:
-            generations = self._generations[view]
-            if generations and not self._is_spent(generations[0], keep, now):
-                return generations[0].rows
-            live = [g for g in generations if now - g.begun < keep.keep_s][: _GENERATIONS - 1]
-            while live and sum(len(g.rows) for g in live) > keep.max_rows - keep.max_rows // _GENERATIONS:
-                live.pop()
-            self._generations[view] = (_Generation(now, {}), *live)
-            return self._generations[view][0].rows
+        if not generations:
+            return None
+        newest = generations[0]
+        is_spent = len(newest.rows) >= self._most(keep) or now - newest.begun >= keep.keep_s / _GENERATIONS
+        return None if is_spent else newest.rows
+
+    def _opened(self, view: str, keep: Keep, now: float) -> dict[bytes, bytes]:
+        """A new dict to write to; the oldest go, so that it has room."""
+        live = [g for g in self._generations[view] if now - g.begun < keep.keep_s][: _GENERATIONS - 1]
+        while live and sum(len(g.rows) for g in live) > keep.max_rows - self._most(keep):
+            live.pop()
+        self._generations[view] = (_Generation(now, {}), *live)
+        return self._generations[view][0].rows
 
     @staticmethod
-    def _is_spent(generation: _Generation, keep: Keep, now: float) -> bool:
-        too_many = len(generation.rows) >= max(1, keep.max_rows // _GENERATIONS)
-        return too_many or now - generation.begun >= keep.keep_s / _GENERATIONS
+    def _most(keep: Keep) -> int:
+        """How many rows one generation may hold."""
+        return max(1, keep.max_rows // _GENERATIONS)

@@ -1,0 +1,136 @@
+"""The last-known cache: its bounds in rows and in time, and use from many threads."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurechaos.memory import Keep, LastKnown
+from featurechaos.testing import ManualClock
+
+
+def memory_of(clock: ManualClock, **bounds: float) -> LastKnown:
+    return LastKnown(clock, {"v": Keep(**bounds), "w": Keep()})  # type: ignore[arg-type]
+
+
+def ids(*numbers: int) -> list[bytes]:
+    return [b"%d" % number for number in numbers]
+
+
+def test_what_was_kept_is_found_in_the_order_asked() -> None:
+    memory = memory_of(ManualClock())
+    memory.keep("v", ids(1, 2, 3), [b"a", b"b", b"c"])
+
+    assert memory.find("v", ids(3, 9, 1)) == [b"c", None, b"a"]
+    assert memory.find("w", ids(1)) == [None], "views do not mix"
+    assert memory.find("v", []) == []
+
+
+def test_a_row_is_kept_for_its_time_and_no_longer() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80)
+    memory.keep("v", ids(1), [b"a"])
+
+    clock.advance(79.9)
+    assert memory.find("v", ids(1)) == [b"a"]
+    clock.advance(0.2)
+
+    assert memory.find("v", ids(1)) == [None]
+
+
+def test_a_row_that_is_read_all_the_time_never_expires() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80)
+    for second in range(400):
+        memory.keep("v", ids(1), [b"%d" % second])
+        clock.advance(1)
+
+        found = memory.find("v", ids(1))[0]
+        assert found is not None
+        assert second - int(found) <= 10, "at most keep_s / 8 older than the last one seen"
+
+
+def test_a_newer_generation_wins() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80)
+    memory.keep("v", ids(1, 2), [b"old", b"old"])
+    clock.advance(11)
+    memory.keep("v", ids(1), [b"new"])
+
+    assert memory.find("v", ids(1, 2)) == [b"new", b"old"]
+
+
+def test_what_is_forgotten_is_gone_from_every_generation() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80)
+    for _ in range(4):
+        memory.keep("v", ids(1, 2), [b"a", b"b"])
+        clock.advance(11)
+
+    memory.forget("v", ids(1, 7))
+
+    assert memory.find("v", ids(1, 2)) == [None, b"b"]
+
+
+@given(max_rows=st.integers(1, 60), batches=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 90)), max_size=30))
+def test_it_never_holds_more_than_its_rows(max_rows: int, batches: list[tuple[int, int]]) -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80, max_rows=max_rows)
+    for begin, count in batches:
+        memory.keep("v", ids(*range(begin, begin + count)), [b"x"] * count)
+        clock.advance(1)
+
+        assert memory.size("v") <= max_rows
+
+
+@pytest.mark.parametrize("max_rows", [8, 100, 1000])
+def test_it_holds_most_of_what_it_may(max_rows: int) -> None:
+    memory = memory_of(ManualClock(), max_rows=max_rows)
+    for begin in range(0, 3 * max_rows, 4):
+        memory.keep("v", ids(*range(begin, begin + 4)), [b"x"] * 4)
+
+    assert memory.size("v") >= max_rows * 3 // 4
+    assert memory.find("v", ids(3 * max_rows // 4 * 4 - 1)) == [b"x"], "the latest are there"
+
+
+def test_one_batch_larger_than_all_it_may_hold_keeps_a_part() -> None:
+    memory = memory_of(ManualClock(), max_rows=80)
+
+    memory.keep("v", ids(*range(1000)), [b"%d" % number for number in range(1000)])
+
+    assert 0 < memory.size("v") <= 80
+    found = memory.find("v", ids(*range(1000)))
+    assert all(blob in {None, key} for key, blob in zip(ids(*range(1000)), found, strict=True))
+
+
+def test_threads_may_keep_find_and_forget_at_once() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=8, max_rows=400)
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(300):
+                mine = ids(*range(turn % 90, turn % 90 + 10))
+                memory.keep("v", mine, mine)
+                found = memory.find("v", mine)
+                wrong.extend(blob for key, blob in zip(mine, found, strict=True) if blob not in {None, key})
+                if turn % 7 == 0:
+                    memory.forget("v", mine[:3])
+                if number == 0:
+                    clock.advance(0.1)
+                if memory.size("v") > 400:
+                    wrong.append(memory.size("v"))
+        except Exception as error:  # noqa: BLE001 - told by the thread that waits
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
