@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import repeat
 from random import Random
 
@@ -33,7 +34,7 @@ def retry(
     )
 
 
-def played(clock: ManualClock, layer: Retry, turns: list[object], *, left_s: float = 0.05) -> Told:
+def played(clock: ManualClock, layer: Retry, turns: Sequence[object], *, left_s: float = 0.05) -> Told:
     plan = layer(request_of(clock, left_s=left_s), fetch(clock))
     return play(plan, {"primary": iter(turns)}, clock)
 
