@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -24,14 +24,18 @@ from featurechaos.errors import FeatureError, PartialWrite, RequestError
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
+from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
 from featurechaos.observing import Observer
 from featurechaos.references import reference
 from featurechaos.response import Response
-from featurechaos.serving import Serving
+from featurechaos.serving import Serving, refusal
 from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
 from featurechaos.tables import batch_of, event_times, parts_of
 from featurechaos.threaded import Bounded, Threaded
+
+if TYPE_CHECKING:
+    from featurechaos.faults.control import Control
 
 WRITE_S = 5.0
 """The bound of one batch of a write."""
@@ -39,10 +43,11 @@ _BATCH_ROWS = 1000
 _PREPARE_S = 60.0
 
 
-class _Common:
+class _Common(Locked):
     """What both clients are: a config, its stores, the brain."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        super().__init__()
         self.settings = settings
         self.clock = SystemClock() if clock is None else clock
         self.observer = Observer(settings)
@@ -50,6 +55,7 @@ class _Common:
         self._snapshots = self._open_snapshots()
         self._is_closed = False
         self._is_started = False
+        self._control: Control | None = None
         self.observer.watch(self._serving, self._snapshots, self.clock.wall)
 
     @classmethod
@@ -80,6 +86,8 @@ class _Common:
             full: whether each source of each view alone could carry all traffic (a gate for drills, never for pods).
             freeze: move what is alive now out of the garbage collector's sight (`gc.freeze()`).
         """
+        if not self._is_started:
+            self._start()
         if freeze:
             import gc
 
@@ -138,11 +146,36 @@ class _Common:
 
     def _start(self) -> None:
         """On the first use: what runs in the background may begin. Again in a forked child."""
-        self._is_started = True
-        for store in self._snapshots.values():
-            if hasattr(store, "start"):
-                store.start()
-        self.observer.serve()
+        with self._lock:
+            if self._is_started or self._is_closed:
+                return
+            for store in self._snapshots.values():
+                if hasattr(store, "start"):
+                    store.start()
+            self.observer.serve()
+            self._listen()
+            self._is_started = True
+
+    def _listen(self) -> None:
+        """Take faults from other processes, if this installation does."""
+        at, token = self.settings.chaos.listen, self.settings.chaos_token
+        if at is not None and token is not None and not refusal(self.settings):
+            from featurechaos.faults.control import listen
+
+            self._control = listen(self.chaos, at, token, self.clock.monotonic)
+
+    def forked(self) -> None:
+        """In a child nothing runs in the background yet."""
+        self._is_started, self._control = False, None
+
+    def _stop(self) -> None:
+        """End what takes faults and what tells metrics; before the stores go."""
+        with self._lock:
+            control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        self._serving.board.clear_all()
+        self.observer.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -351,10 +384,9 @@ class FeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
-        self._serving.board.clear_all()
+        self._stop()
         for store in {id(store): store for store in (*self._world.stores.values(), *self._snapshots.values())}.values():
             store.close()
-        self.observer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -463,10 +495,9 @@ class AsyncFeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
-        self._serving.board.clear_all()
+        await asyncio.to_thread(self._stop)
         for store in self._world.stores.values():
             await store.close()
-        self.observer.close()
 
     async def __aenter__(self) -> Self:
         return self

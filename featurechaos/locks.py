@@ -14,6 +14,9 @@ class Locked:
         self._lock = threading.Lock()
         _ALL.add(self)
 
+    def forked(self) -> None:
+        """In a child, before anything else: let go of what is the parent's alone."""
+
 
 _ALL: weakref.WeakSet[Locked] = weakref.WeakSet()
 
@@ -21,6 +24,7 @@ _ALL: weakref.WeakSet[Locked] = weakref.WeakSet()
 def _renew() -> None:
     for each in list(_ALL):
         each._lock = threading.Lock()  # noqa: SLF001 - of this file
+        each.forked()
 
 
 os.register_at_fork(after_in_child=_renew)

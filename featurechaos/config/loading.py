@@ -20,7 +20,10 @@ from featurechaos.config.spec import Chaos, Core, Impact, Metrics
 from featurechaos.errors import SpecError
 
 ARMED = "FEATURECHAOS_CHAOS"
+TOKEN = "FEATURECHAOS_TOKEN"  # noqa: S105 - where one is found
+_LEAST_TOKEN = 16
 # Part of every stored key, of paths and of folder names.
+_PRINTABLE = re.compile(r"[!-~]+")
 _PROJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
@@ -90,6 +93,10 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     # A section that is null is off: nothing is scored twice.
     impact = core.impact or Impact(sample_share=0)
     policies.check_reference(impact.reference_source, made)
+    chaos, is_armed = core.chaos or Chaos(), environ.get(ARMED) == "armed"
+    token = environ.get(TOKEN) or None
+    if chaos.listen is not None and chaos.enabled and is_armed:
+        _check_token(token)
     return Settings(
         name=name,
         project=core.project,
@@ -98,14 +105,26 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
         policies=MappingProxyType(each),
         policy=policy,
         services=MappingProxyType(views.services(core.services, known)),
-        chaos=core.chaos or Chaos(),
+        chaos=chaos,
         impact=impact,
         metrics=core.metrics or Metrics(),
-        is_armed=environ.get(ARMED) == "armed",
+        is_armed=is_armed,
         source_text=resolved.original,
-        secrets=resolved.secrets,
+        secrets=resolved.secrets.and_also(token),
         stores=stores,
+        chaos_token=token,
     )
+
+
+def _check_token(token: str | None) -> None:
+    """Whoever may inject here from outside must show something that is not guessed."""
+    wanted = f"wanted a token of {_LEAST_TOKEN} or more letters, digits and signs in the environment variable {TOKEN}"
+    if token is None:
+        raise Mistake(("chaos", "listen"), f"{wanted}, got none")
+    if len(token) < _LEAST_TOKEN:
+        raise Mistake(("chaos", "listen"), f"{wanted}, got {len(token)}")
+    if not _PRINTABLE.fullmatch(token):
+        raise Mistake(("chaos", "listen"), f"{wanted}, got one with other characters in it")
 
 
 def _core(resolved: Resolved) -> Core:

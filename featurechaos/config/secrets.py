@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -75,6 +75,10 @@ class Secrets:
         _collect(tree, found, is_secret=False)
         telling = {text: piece for text, piece in (outside or {}).items() if len(text) >= _LEAST_PLAIN}
         return cls(frozenset(found - {""}), templates, telling)
+
+    def and_also(self, word: str | None) -> Secrets:
+        """These and one more."""
+        return self if not word else replace(self, words=self.words | {word})
 
     def hides(self, path: Path) -> bool:
         """Whether the value at a place is secret because of the key it stands under."""

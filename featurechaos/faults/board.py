@@ -7,6 +7,7 @@ returns, no later read is affected.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -27,9 +28,12 @@ class Lease(Locked):
     of the control group, which are spared. Counts are exact under threads.
     """
 
-    def __init__(self, fault: Fault, *, share: float, control: float, seed: int, until: float) -> None:
+    def __init__(
+        self, fault: Fault, *, share: float, control: float, seed: int, until: float, reason: str = ""
+    ) -> None:
         super().__init__()
         self.fault, self.share, self.control_share, self.until = fault, share, control, until
+        self.reason = reason
         self.salt = salt_of(seed, fault.name)
         self.applied = self.not_applied = self.control = 0
 
@@ -67,6 +71,11 @@ class Injection:
     def control(self) -> int:
         """How many calls and rows fell in the control group."""
         return sum(lease.control for lease in self.leases)
+
+    @property
+    def until(self) -> float:
+        """When the last of its leases ends, monotonic seconds."""
+        return max(lease.until for lease in self.leases)
 
     def clear(self) -> None:
         """End the faults; idempotent."""
@@ -106,6 +115,12 @@ class Board(Locked):
         self._refusal, self._prepare = refusal, prepare
         self._sources, self._views = tuple(sources), tuple(views)
         self.active: tuple[Lease, ...] = ()
+        self.listening: str | None = None
+        """Where faults are taken from other processes, once they are; a URL."""
+
+    def forked(self) -> None:
+        """In a child: who holds the parent's faults does not hold them here."""
+        self.active, self.listening = (), None
 
     def inject(
         self, *faults: Fault, share: float, lease_s: float, seed: int, reason: str, control: bool = True
@@ -124,7 +139,7 @@ class Board(Locked):
         self._check(faults, share=share, lease_s=lease_s, reason=reason)
         until = self._clock.monotonic() + lease_s
         group = min(share, 1.0 - share) if control else 0.0
-        leases = [Lease(fault, share=share, control=group, seed=seed, until=until) for fault in faults]
+        leases = [Lease(fault, share=share, control=group, seed=seed, until=until, reason=reason) for fault in faults]
         for fault in faults:
             if isinstance(fault, Stale):
                 self._prepare(fault)
@@ -145,6 +160,10 @@ class Board(Locked):
         now = self._clock.monotonic()
         return tuple(lease for lease in self.active if now < lease.until)
 
+    def holds(self, injection: Injection) -> bool:
+        """Whether any fault of an injection is still on the board."""
+        return any(lease in self.active for lease in injection.leases)
+
     def remove(self, leases: Sequence[Lease]) -> None:
         with self._lock:
             self.active = tuple(lease for lease in self.active if lease not in leases)
@@ -161,8 +180,8 @@ class Board(Locked):
             raise ChaosRefused("inject wants at least one fault, got none")
         if not 0 <= share <= 1:
             raise ChaosRefused(f"inject: share wants a number within 0..1, got {share!r}")
-        if not lease_s > 0:
-            raise ChaosRefused(f"inject: lease_s wants seconds above 0, got {lease_s!r}")
+        if not 0 < lease_s < inf:
+            raise ChaosRefused(f"inject: lease_s wants seconds above 0, and an end, got {lease_s!r}")
         if not reason.strip():
             raise ChaosRefused("inject: reason wants a few words on why, got an empty string")
         for fault in faults:

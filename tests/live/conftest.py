@@ -24,7 +24,7 @@ from featurechaos.demo.servers import S3Server, ValkeyServer
 from tests.live.truth import IMAGE, LIVE, VIEWS, Seen, table
 
 now = SystemClock().monotonic
-TOKEN = "a token that only tests know"
+TOKEN = "a-token-that-only-tests-know"
 _NUMBERS: list[str] = []
 
 
@@ -73,6 +73,11 @@ def refreshed(client: FeatureClient) -> None:
     """Hydrate now; what the background hydrated a moment before is current."""
     states = {one.state for one in client.refresh(60)["standby"]}
     assert states <= {"hydrated", "current"}
+
+
+def open_files() -> set[str]:
+    """The descriptors of this process."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 @dataclass
@@ -133,6 +138,7 @@ class Service:
     def __init__(
         self, config: dict[str, Any], path: Path, *, kind: Literal["threads", "tasks"], many: int, pause_s: float
     ) -> None:
+        self._path = path
         self._job = {"config": config, "path": str(path), "kind": kind, "many": many, "pause_s": pause_s, "seed": 7}
 
     def __enter__(self) -> Service:
@@ -154,7 +160,7 @@ class Service:
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert self._process.wait(30) == 0
-        with np.load(self._job["path"]) as saved:  # type: ignore[arg-type] - a str
+        with np.load(self._path) as saved:
             return Answers({name: saved[name] for name in saved})
 
 

@@ -55,7 +55,8 @@ class Diary:
 
     def saved(self, path: Path) -> None:
         columns = {name: np.concatenate([one[name] for one in self.rows]) for name in self.rows[0]}
-        np.savez(path, began=self.began, ended=self.ended, failed=np.array(self.failed, np.str_), **columns)
+        whole: dict[str, Any] = {"began": self.began, "ended": self.ended, "failed": np.array(self.failed, np.str_)}
+        np.savez(path, allow_pickle=False, **whole, **columns)
 
 
 def drawn(rng: Random) -> tuple[Any, dict[str, Any]]:

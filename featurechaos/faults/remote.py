@@ -1,0 +1,155 @@
+"""Faults in another process, held from here by one open connection.
+
+    with hold("http://127.0.0.1:9911/faults", token, Outage("primary"), share=0.01, lease_s=300, seed=7,
+              reason="a drill") as held:
+        ...
+
+When the `with` ends, or this process does, the faults do.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from featurechaos.errors import ChaosRefused
+from featurechaos.faults import Fault
+from featurechaos.faults.orders import body_of
+
+_ANSWER_MOST_S = 90.0
+"""A fault that needs old rows is ready once they are hydrated."""
+
+
+class Held:
+    """Faults on in another process, as it last told of them."""
+
+    def __init__(self, first: dict[str, Any]) -> None:
+        self._told = first
+
+    @property
+    def applied(self) -> int:
+        """How many calls and rows they had hit by the last word of that process; all of them after the `with`."""
+        return int(self._told["applied"])
+
+    @property
+    def not_applied(self) -> int:
+        return int(self._told["not_applied"])
+
+    @property
+    def control(self) -> int:
+        return int(self._told["control"])
+
+    @property
+    def state(self) -> str:
+        """`on`; after the `with` how they ended: `released` by us, `ended` with the lease, or `cleared` by another."""
+        return str(self._told["state"])
+
+    def heard(self, told: dict[str, Any]) -> None:
+        self._told = told
+
+
+@contextmanager
+def hold(
+    endpoint: str,
+    token: str,
+    *faults: Fault,
+    share: float,
+    lease_s: float,
+    seed: int,
+    reason: str,
+    control: bool = True,
+) -> Iterator[Held]:
+    """Turn faults on in the process that listens at `endpoint` until the `with` ends.
+
+    Arguments are those of `client.chaos.inject`; when the `with` has ended, no later read there is affected.
+
+    Raises:
+        ChaosRefused: nobody listens there, or it will not have it; in its words.
+    """
+    order = {
+        "faults": [body_of(fault) for fault in faults], "share": share, "lease_s": lease_s, "seed": seed,
+        "reason": reason, "control": control, "who": f"{_user()}, pid {os.getpid()}",
+    }  # fmt: skip
+    connection = _connected(endpoint)
+    try:
+        answer = _asked(connection, "POST", endpoint, token, json.dumps(order))
+        held = Held(json.loads(answer.readline()))
+        try:
+            yield held
+        finally:
+            _let_go(connection, answer, held)
+            answer.close()
+    finally:
+        connection.close()
+
+
+def listed(endpoint: str, token: str) -> list[dict[str, Any]]:
+    """The faults that are on there."""
+    faults: list[dict[str, Any]] = _whole("GET", endpoint, token)["faults"]
+    return faults
+
+
+def clear(endpoint: str, token: str) -> int:
+    """End every fault there, whoever holds it; how many there were."""
+    return int(_whole("DELETE", endpoint, token)["cleared"])
+
+
+def _whole(method: str, endpoint: str, token: str) -> dict[str, Any]:
+    connection = _connected(endpoint)
+    try:
+        told: dict[str, Any] = json.loads(_asked(connection, method, endpoint, token).read())
+        return told
+    finally:
+        connection.close()
+
+
+def _connected(endpoint: str) -> HTTPConnection:
+    parts = urlsplit(endpoint)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise ChaosRefused(f"faults elsewhere want an endpoint like http://127.0.0.1:9911/faults, got {endpoint!r}")
+    return HTTPConnection(parts.hostname, parts.port, timeout=_ANSWER_MOST_S)
+
+
+def _asked(connection: HTTPConnection, method: str, endpoint: str, token: str, body: str | None = None) -> Any:
+    try:
+        headers = {"Authorization": f"Bearer {token}"}
+        connection.connect()
+        sock = connection.sock
+        connection.request(method, urlsplit(endpoint).path or "/faults", body, headers)
+        answer = connection.getresponse()
+        # http.client lets its socket go once a reply says that it ends with the connection.
+        connection.sock = sock
+    except (OSError, HTTPException) as error:
+        raise ChaosRefused(f"faults at {endpoint}: no answer: {error or type(error).__name__}") from error
+    if answer.status != 200:
+        raise ChaosRefused(f"faults at {endpoint}: {_problem(answer.read())}")
+    return answer
+
+
+def _problem(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"refused with {body[:100]!r}"
+
+
+def _let_go(connection: HTTPConnection, answer: Any, held: Held) -> None:
+    """Half-close, and read to the last line: it comes once the faults are off."""
+    with suppress(OSError, ValueError, HTTPException):
+        connection.sock.shutdown(socket.SHUT_WR)
+        for line in answer:
+            held.heard(json.loads(line))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return f"uid {os.getuid()}"
