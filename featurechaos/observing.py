@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurechaos.config import Settings
+from featurechaos.errors import SpecError
 from featurechaos.metrics import Counters, Seen
-
 from featurechaos.model import Status
 from featurechaos.response import Response, ViewAnswer
 
@@ -66,12 +66,20 @@ class Observer:
                 self.counters.exhausted(view, int(answer.part.exhausted.sum()))
 
     def serve(self) -> None:
-        """Start the metrics endpoint if the config wants one; once in each process."""
-        port = self._settings.metrics.port
-        if port is not None and self._served_by != os.getpid():
-            from featurechaos.metrics import serve
+        """Start the metrics endpoint if the config wants one; once in each process.
 
-            self._endpoint, self._served_by = serve(self.counters, port), os.getpid()
+        Where it can't be had (of several workers the first has the port) the log says so, and serving goes on.
+        """
+        port = self._settings.metrics.port
+        if port is None or self._served_by == os.getpid():
+            return
+        from featurechaos.metrics import serve
+
+        self._served_by = os.getpid()
+        try:
+            self._endpoint = serve(self.counters, port)
+        except SpecError as error:
+            log.warning("%s: %s; no metrics are told from here", self._settings.name, error)
 
     def stats(self) -> dict[str, Any]:
         """Everything counted so far, as plain values."""
@@ -113,5 +121,3 @@ def _age(store: Any, base: str, wall: Callable[[], float]) -> Callable[[], float
         return None if as_of_us is None else max(0.0, wall() - as_of_us / 1e6)
 
     return age_s
-
-
