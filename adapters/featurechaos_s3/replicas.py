@@ -176,7 +176,7 @@ class Replicas:
             box.bad -= {said["replica"]}
         if trouble := self._adopt(base, warm=True):
             state, detail = "refused", trouble
-        if state in {"refused", "failed"}:
+        if state in {"refused", "failed"} and not self._is_closed:
             _log.warning("view %s: refresh %s: %s", base, state, detail)
         now = box.current
         return Refreshed(base, state, now.as_of_us if now else None, now.rows if now else None, detail)

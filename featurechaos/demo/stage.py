@@ -31,8 +31,8 @@ SPEED = 1800.0
 """Seconds of the world in one of ours."""
 CONFIG = Path(__file__).with_name("flights.yaml")
 _FIRST_DAY, _LAST_DAY = 64, 112
-"""Days after 1 September 2013 on which a drill may begin: November and December, when there is something to get wrong."""
-_BEGINS_H = 12
+"""Days after 1 September 2013 on which a drill may begin: November and December, when delays move."""
+_BEGINS_H = 8
 _AHEAD = 40
 """A request is drawn from so many flights from now on."""
 
@@ -112,7 +112,7 @@ def _opened(closers: Closers, script: Script, config: str | None, say: Callable[
 
 
 def _begin_s(seed: int) -> float:
-    """The wall clock at which a drill of this seed begins: noon, UTC, of some autumn day."""
+    """The wall clock at which a drill of this seed begins: eight o'clock, UTC, of some day."""
     day = Random(seed).randint(_FIRST_DAY, _LAST_DAY)
     return float(np.datetime64("2013-09-01", "s").astype(int)) + day * 86_400 + _BEGINS_H * HOUR_S
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurechaos.drills.window import Ledger
-from featurechaos.impact.counters import psi
+from featurechaos.impact.counters import BINS, psi
 from featurechaos.model import Origin
 
 LEAST_FOR_LINE = 5
@@ -66,13 +66,16 @@ def flip_runs(ledger: Ledger) -> list[Run]:
 
 
 def psi_runs(ledger: Ledger) -> list[Run]:
-    """PSI over as many slices back as give `LEAST_FOR_PSI` pairs."""
-    told, held = [], []
+    """PSI of all scores so far, once there are `LEAST_FOR_PSI` pairs.
+
+    So far, as monitors look back over a day and not over minutes: the scores of a moment differ from those of the
+    next with all features fresh.
+    """
+    told = []
+    reference, served = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     for begin, end, window in ledger.slices:
-        held.append((window.pairs.histogram("reference"), window.pairs.histogram("served")))
-        while len(held) > 1 and sum(int(one[0].sum()) for one in held[1:]) >= LEAST_FOR_PSI:
-            held.pop(0)
-        reference, served = (np.sum(side, axis=0) for side in zip(*held, strict=True))
+        reference += window.pairs.histogram("reference")
+        served += window.pairs.histogram("served")
         if window.pairs.rows.sum() and reference.sum() >= LEAST_FOR_PSI:
             told.append((begin, end, psi(reference, served)))
     return _steps(told)

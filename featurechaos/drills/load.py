@@ -124,12 +124,13 @@ def _told(response: Response, *, due: float, done: float, took: float, late: boo
     """An answer as a record: rows are (view, entity row) cells of provenance."""
     origins, statuses = np.zeros(len(Origin), int), np.zeros(max(Status) + 1, int)
     injected, oldest = 0, -1.0
-    for view in response.views:
+    for view, answer in response.answers.items():
         truth = response.provenance(view)
         origins += np.bincount(truth.origin, minlength=len(origins))
         statuses += np.bincount(truth.status, minlength=len(statuses))
         injected += int(truth.injected.sum())
-        oldest = max(oldest, float(np.fmax.reduce(truth.age_s, initial=-1.0)))
+        if answer.view.ttl_s is not None:  # what never expires is as old as the world, and says nothing
+            oldest = max(oldest, float(np.fmax.reduce(truth.age_s, initial=-1.0)))
     return Request(
         t=due,
         t_done=done,

@@ -133,7 +133,7 @@ def _flips(ledger: Ledger, budget: float | None) -> Plot:
             svg.axes(
                 lower,
                 y_ticks=svg.ticks(0, most_psi, most=5),
-                y_name="PSI of the scores, no unit",
+                y_name="PSI of all scores so far, no unit",
                 y_text=_plain,
                 x_name=TIME,
             ),
@@ -148,8 +148,11 @@ def _flips(ledger: Ledger, budget: float | None) -> Plot:
         return frame.figure(parts, size, lower, label)
 
     says = _changed(ledger, alarms, drift)
-    label = f"Share of decisions changed over time, above the PSI of the scores over the same time. {says}"
-    key = (("key-thick flips", "decisions changed"), ("key-thick drift", "PSI, served against reference scores"))
+    label = f"Share of decisions changed over time, above the PSI of all scores so far. {says}"
+    key = (
+        ("key-thick flips", "decisions changed"),
+        ("key-thick drift", "PSI of all scores so far, served against reference"),
+    )
     return Plot("flips", "What it did to decisions, and what a drift monitor sees", says, key, draw(WIDE), draw(NARROW))
 
 
@@ -191,7 +194,9 @@ def _changed(ledger: Ledger, alarms: Alarms, drift: list[Run]) -> str:
             if peak < PSI_WARNING
             else f"peaks at {shown(peak, 'number')}"
         )
-        says += f" PSI {quiet}" + (f": its highest is {shown(peak, 'number')}." if peak < PSI_WARNING else ".")
+        says += f" PSI of all scores so far {quiet}" + (
+            f": its highest is {shown(peak, 'number')}." if peak < PSI_WARNING else "."
+        )
     return says
 
 

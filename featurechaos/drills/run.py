@@ -48,7 +48,7 @@ from featurechaos.version import VERSION
 
 TICK_S = 0.25
 _CALLS_EVERY_S = 1.0
-_TOLD = ("breaker.opened", "breaker.probed", "breaker.ramping", "breaker.closed", "schema.learned")
+_TOLD = ("breaker.opened", "breaker.ramping", "breaker.closed", "schema.learned")
 _OLD = (HISTORY, "verdict.json", "report.html", "report.md", "report.xml")
 
 
@@ -368,7 +368,7 @@ class Run:
         if name == "source.answered":
             with self._lock:
                 self._attempts[about] += 1
-        elif name in _TOLD:
+        elif name in _TOLD and not fields.get("again"):
             self._add(Note(t=self._now(), event=name, source=about, detail=str(fields.get("reason", ""))))
 
     def _took(self, record: Record) -> None:

@@ -66,7 +66,7 @@ def stage(server: ValkeyServer, *, standby: bool = True) -> Stage:
     table = {"id": USERS, "score": [0.1 * user for user in USERS], "event_timestamp": [now] * len(USERS)}
     client.write_to_online_store("user", table)
     if standby:
-        batch = client._batch("user", {**table, "score": [0.05 * user for user in USERS]})  # noqa: SLF001 - a snapshot's rows
+        batch = client._batch("user", {**table, "score": [0.05 * user for user in USERS]})
         client.store("standby").put(batch.ask, batch.blobs)  # type: ignore[attr-defined]
 
     def draw(rng: Random, wall_s: float) -> Asked:

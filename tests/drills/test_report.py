@@ -72,7 +72,7 @@ def test_it_says_verdict_numbers_plots_and_tables(text: str, script: Script) -> 
         "latency, ms (log scale)",
         "share of rows, %",
         "decisions changed, % of pairs",
-        "PSI of the scores, no unit",
+        "PSI of all scores so far, no unit",
     ):
         assert text.count(words) == 2
     assert text.count("time since the drill began, s") == 6
