@@ -10,8 +10,9 @@ from featurechaos.codec import decode
 from featurechaos.effects import Next, Plan, note
 from featurechaos.errors import StoreError
 from featurechaos.memory import LastKnown
-from featurechaos.model import Origin
-from featurechaos.readings import Index, Local, Part, Reading, Request, finish, judge, settle
+from featurechaos.model import Origin, Verdict
+from featurechaos.readings import Index, Local, Part, Reading, Request, Rules, Walk, finish, judge, settle
+from featurechaos.stores import Ask
 
 
 class Fallback:
@@ -34,6 +35,9 @@ class Fallback:
             walk = reading.parts[i].walk
             assert walk is not None
             settle(walk, walk.index, tiers[i], request.rules[i])
+        for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True):
+            if part.walk is not None and rules.remembers:
+                self._forget(ask, rules, part.walk)
         return Reading(
             [
                 part
@@ -46,6 +50,19 @@ class Fallback:
                 for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True)
             ]
         )
+
+    def _forget(self, ask: Ask, rules: Rules, walk: Walk) -> None:
+        """Drop the rows that the answer says do not exist: deleted ones, and missing ones where that is accepted.
+
+        Here, and not as each source answers: a later source that lacks a row says nothing of it.
+        """
+        verdict = walk.rows.verdicts
+        gone = verdict == Verdict.BURIED
+        if rules.on_missing == "accept":
+            gone |= verdict == Verdict.MISSING
+        gone &= ~walk.injected
+        if gone.any():
+            self._memory.forget(ask.view.name, [ask.keys.ids[i] for i in np.flatnonzero(gone)])
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
         """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""

@@ -1,4 +1,4 @@
-"""Keep what the online sources answer, for the day they do not."""
+"""Keep what the online sources answer, for the day they do not. What is gone, `Fallback` forgets."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Remember:
         reading = yield from inner(request)
         for ask, rules, part in zip(request.asks, request.rules, reading.parts, strict=True):
             if rules.remembers:
-                self._take_in(ask, part, accepts_missing=rules.on_missing == "accept")
+                self._take_in(ask, part)
         return reading
 
-    def _take_in(self, ask: Ask, part: Part, *, accepts_missing: bool) -> None:
+    def _take_in(self, ask: Ask, part: Part) -> None:
         rows, view = part.rows, ask.view.name
         if part.injected is False and rows.blobs is not None:
             self._memory.keep(view, ask.keys.ids, rows.blobs)
@@ -38,6 +38,3 @@ class Remember:
         if len(good):
             own = ask.keys.own[good]
             self._memory.keep(view, [ask.keys.ids[i] for i in good], seal(rows.take(good), own))
-        if accepts_missing:
-            gone = np.flatnonzero(true & ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)))
-            self._memory.forget(view, [ask.keys.ids[i] for i in gone])

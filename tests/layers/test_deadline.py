@@ -25,7 +25,9 @@ def remembering(kept: list[Request]) -> Next:
     return plan
 
 
-@pytest.mark.parametrize(("left_s", "reserved_s"), [(0.050, 0.005), (0.010, 0.005), (0.004, 0.002), (0.0, 0.0), (-1, 0.0)])
+@pytest.mark.parametrize(
+    ("left_s", "reserved_s"), [(0.050, 0.005), (0.010, 0.005), (0.004, 0.002), (0.0, 0.0), (-1, 0.0)]
+)
 def test_the_walk_ends_early_enough_for_what_comes_after_it(left_s: float, reserved_s: float) -> None:
     clock, kept = ManualClock(), list[Request]()
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from featurechaos.effects import All, Note, Read
-from featurechaos.errors import BreakerOpen, InjectedOutage, NoTime, StoreEmpty, StoreRefused, StoreTimeout, StoreUnavailable
+from featurechaos.errors import (
+    BreakerOpen,
+    InjectedOutage,
+    NoTime,
+    StoreEmpty,
+    StoreRefused,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from featurechaos.layers.failover import Failover
 from featurechaos.model import Cause, Origin, Verdict
 from featurechaos.readings import Part, Reading, Request, Rules
@@ -63,7 +71,12 @@ def test_a_source_that_fails_moves_all_of_its_rows_on(error: Exception, cause: C
     assert part.origin.tolist() == [Origin.REPLICA] * 2  # type: ignore[union-attr]
     assert part.cause.tolist() == [cause] * 2  # type: ignore[union-attr]
     note = next(one for one in told.effects if isinstance(one, Note))
-    assert (note.name, note.about, note.fields["cause"], note.fields["rows"]) == ("source.failed", "primary", cause, {"v": 2})
+    assert (note.name, note.about, note.fields["cause"], note.fields["rows"]) == (
+        "source.failed",
+        "primary",
+        cause,
+        {"v": 2},
+    )
 
 
 def test_an_error_that_is_no_store_error_flies() -> None:
@@ -115,9 +128,7 @@ def test_missing_is_final_or_not_as_the_policy_says(on_missing: str, reads: int)
     clock = ManualClock()
     rules = Rules(online=("primary", "second"), on_missing=on_missing)
 
-    told = played(
-        clock, request_of(clock, [1], rules=rules), primary=MemoryStore(), second=rows_of(clock, {1: 7.0})
-    )
+    told = played(clock, request_of(clock, [1], rules=rules), primary=MemoryStore(), second=rows_of(clock, {1: 7.0}))
 
     assert len(told.reads) == reads
     assert values_of(only(told)) == [7.0 if on_missing == "fallback" else None]
@@ -161,7 +172,13 @@ def test_three_sources_are_asked_in_order_until_all_is_settled() -> None:
     rules = Rules(online=("primary", "second", "third"))
     request = request_of(clock, [1, 2], rules=rules)
 
-    told = played(clock, request, primary=StoreUnavailable("x"), second=damage(rows_of(clock, {1: 1.0}), [2]), third=rows_of(clock, {2: 2.0}))
+    told = played(
+        clock,
+        request,
+        primary=StoreUnavailable("x"),
+        second=damage(rows_of(clock, {1: 1.0}), [2]),
+        third=rows_of(clock, {2: 2.0}),
+    )
 
     assert asked(told) == [("primary", [b"1", b"2"]), ("second", [b"1", b"2"]), ("third", [b"2"])]
     assert values_of(only(told)) == [1.0, 2.0]
