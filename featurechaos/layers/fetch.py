@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Layout, Rows
@@ -32,6 +33,7 @@ class Fetch:
         missing = frozenset().union(*(unknown for _, unknown in decoded))
         if missing and (hashes := self._worth_asking(missing)):
             found = yield from describe(request, request.asks[0].view.project, hashes)
+            self._asked_at.update(dict.fromkeys(set(hashes) - set(found), self._clock.monotonic()))
             if found:
                 self._known.update(found)
                 yield from note("schema.learned", request.source, hashes=sorted(found))
@@ -47,10 +49,12 @@ class Fetch:
         return [rows_of(ask, answer, self._known) for ask, answer in zip(request.asks, answers, strict=True)]
 
     def _worth_asking(self, hashes: frozenset[int]) -> list[int]:
-        """A layout nobody could describe is not asked for again at once: it would cost every read a trip."""
+        """A layout nobody could describe is not asked for again at once: it would cost every read a trip.
+
+        Only an answer counts as nobody: reads that meet a layout while another is still asking, or after a
+        description that came too late, ask for themselves.
+        """
         now = self._clock.monotonic()
         if len(self._asked_at) > _MOST_UNKNOWN:
             self._asked_at.clear()
-        wanted = [h for h in hashes if now - self._asked_at.get(h, -_ASK_AGAIN_S) >= _ASK_AGAIN_S]
-        self._asked_at.update(dict.fromkeys(wanted, now))
-        return wanted
+        return [h for h in hashes if now - self._asked_at.get(h, -inf) >= _ASK_AGAIN_S]
