@@ -318,7 +318,7 @@ class FeatureClient(_Common):
 
         Args:
             features: references `view:feature`, or `service:NAME`.
-            entity_rows: a list of dicts, or a dict of columns whose scalars are broadcast; every join key of every view.
+            entity_rows: a list of dicts, or a dict of columns whose scalars are broadcast; with every join key.
             full_feature_names: name columns `view__feature`.
             deadline_s: seconds from entry to return; 0 or less asks local tiers only. Default: the config's.
             max_age_s: never serve a row older than this; only tightens a view's own limit.
@@ -481,7 +481,7 @@ class AsyncFeatureClient(_Common):
             await asyncio.to_thread(store.bury, batch)
         return await self._write(batch)
 
-    async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:  # type: ignore[override]
+    async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:
         """As `FeatureClient.publish_snapshot`, on a thread."""
         return await asyncio.to_thread(super().publish_snapshot, view, table, as_of, allow_shrink)
 

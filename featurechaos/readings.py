@@ -165,9 +165,9 @@ def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
         return
     limit = min(each for each in (soft, hard) if each is not None)
     event_time = rows.event_time
-    if isinstance(rows.verdict, int):
-        if rows.verdict != Verdict.FRESH or not len(rows) or event_time.min() >= wall_us - limit:
-            return
+    is_plain = isinstance(rows.verdict, int)
+    if is_plain and (rows.verdict != Verdict.FRESH or not len(rows) or event_time.min() >= wall_us - limit):
+        return
     verdict = rows.verdicts
     fresh = verdict == Verdict.FRESH
     if soft is not None:

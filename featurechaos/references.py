@@ -38,7 +38,14 @@ def reference(
         for source, rows in _owed(answer.part, part, rules[view], witness).items():
             owed.setdefault(source, []).append((view, rows))
     for source, wants in owed.items():
-        yield from _read(response, parts, wants, source, fetch, rules, now)
+        request = Request(
+            [response.answers[view].ask.only(rows) for view, rows in wants],
+            [rules[view] for view, _ in wants],
+            until=now + WITHIN_S,
+            wall_us=response.wall_us,
+            source=source,
+        )
+        yield from _read(request, [(parts[view], rows) for view, rows in wants], fetch)
     return response.with_parts(parts)
 
 
@@ -79,28 +86,14 @@ def degraded(part: Part) -> Flags:
     return np.asarray(~(((part.status == Status.PRESENT) & online) | (part.status == Status.NOT_FOUND)))
 
 
-def _read(
-    response: Response,
-    parts: Mapping[str, Part],
-    wants: Sequence[tuple[str, Index]],
-    source: str,
-    fetch: Next,
-    rules: Mapping[str, Rules],
-    now: float,
-) -> Plan[None]:
-    request = Request(
-        [response.answers[view].ask.only(rows) for view, rows in wants],
-        [rules[view] for view, _ in wants],
-        until=now + WITHIN_S,
-        wall_us=response.wall_us,
-        source=source,
-    )
+def _read(request: Request, wants: Sequence[tuple[Part, Index]], fetch: Next) -> Plan[None]:
+    """Read some rows clean and put them in their parts; a source that gives none leaves them as they are."""
     try:
         reading: Reading = yield from fetch(request)
     except StoreError:
         return
-    for (view, rows), found in zip(wants, reading.parts, strict=True):
-        _take(parts[view], rows, found.rows, response.wall_us)
+    for (part, rows), found in zip(wants, reading.parts, strict=True):
+        _take(part, rows, found.rows, request.wall_us)
 
 
 def _take(part: Part, rows: Index, found: Rows, wall_us: int) -> None:

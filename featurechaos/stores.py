@@ -165,7 +165,7 @@ class Store(Protocol):
 
 
 class AsyncStore(Protocol):
-    """The same store for asyncio. Cancelling `read` closes its connection without awaiting; every `read` keeps `until`."""
+    """The same store for asyncio. Every `read` keeps `until`; cancelling one closes its connection without awaiting."""
 
     async def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]: ...
 

@@ -25,7 +25,7 @@ from featurechaos.demo.flights import FlightsWorld
 from featurechaos.errors import FeatureError
 
 HOUR_S = 3600
-IMAGE_EVERY_H = 3
+IMAGE_EVERY_H = 2
 IMAGE_LAG_H = 1
 """An image holds what was known an hour before it is out: so one in use is 1 to 6 hours old."""
 _STATIC = ("plane",)

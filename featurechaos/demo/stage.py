@@ -30,7 +30,7 @@ from featurechaos.drills.stage import Asked, Closers, Draw, Stage, close_all
 SPEED = 1800.0
 """Seconds of the world in one of ours."""
 CONFIG = Path(__file__).with_name("flights.yaml")
-_FIRST_DAY, _LAST_DAY = 64, 112
+_FIRST_DAY, _LAST_DAY = 73, 112
 """Days after 1 September 2013 on which a drill may begin: November and December, when delays move."""
 _BEGINS_H = 8
 _AHEAD = 40

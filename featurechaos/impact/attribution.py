@@ -67,9 +67,7 @@ class Group:
 def is_degraded(truth: Provenance) -> NDArray[np.bool_]:
     """Which rows of one view are degraded: not PRESENT from PRIMARY or REPLICA, and not NOT_FOUND."""
     online = np.isin(truth.origin, _ONLINE)
-    healthy: NDArray[np.bool_] = (online & (truth.status == Status.PRESENT)) | (
-        truth.status == Status.NOT_FOUND
-    )
+    healthy: NDArray[np.bool_] = (online & (truth.status == Status.PRESENT)) | (truth.status == Status.NOT_FOUND)
     return ~healthy
 
 

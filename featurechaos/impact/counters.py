@@ -144,9 +144,7 @@ class Block:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Block):
             return NotImplemented
-        return (
-            self.kind == other.kind and self.most == other.most and np.array_equal(self.counts, other.counts)
-        )
+        return self.kind == other.kind and self.most == other.most and np.array_equal(self.counts, other.counts)
 
     def __hash__(self) -> int:
         return hash((self.kind, self.most, self.counts.tobytes()))

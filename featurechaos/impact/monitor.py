@@ -193,9 +193,7 @@ class ImpactMonitor:
         if job.loop is None:
             if inspect.iscoroutine(given):
                 given.close()  # Else Python warns that nobody awaited it.
-            msg = (
-                "with an async client predict and record are called within its event loop, got a call outside"
-            )
+            msg = "with an async client predict and record are called within its event loop, got a call outside"
             raise RequestError(msg)
         future = asyncio.run_coroutine_threadsafe(_awaited(given), job.loop)
         try:

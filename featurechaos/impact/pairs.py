@@ -43,9 +43,7 @@ class Scored:
 
     def block(self, kind: Kind, rows: NDArray[np.intp] | None) -> Block:
         if rows is None:
-            return Block.of(
-                self.served, self.reference, self.decided_served, self.decided_reference, kind=kind
-            )
+            return Block.of(self.served, self.reference, self.decided_served, self.decided_reference, kind=kind)
         return Block.of(
             self.served[rows],
             self.reference[rows],
@@ -147,9 +145,7 @@ class Pairs:
         """Read what `to_dict` wrote; RequestError on anything else."""
         try:
             keyed = {
-                PairKey(
-                    one["model"], one["view"], Cause[one["cause"]], Origin[one["origin"]]
-                ): Block.from_dict(one)
+                PairKey(one["model"], one["view"], Cause[one["cause"]], Origin[one["origin"]]): Block.from_dict(one)
                 for one in told["keyed"]
             }
             return cls(

@@ -51,9 +51,7 @@ def scorer(predict: Any) -> Scorer:
             predict.predict_proba(_table(predict, response, inputs)), response
         )
     if hasattr(predict, "predict"):
-        return lambda response, inputs: _one_a_row(
-            predict.predict(_table(predict, response, inputs)), response
-        )
+        return lambda response, inputs: _one_a_row(predict.predict(_table(predict, response, inputs)), response)
     if callable(predict):
         return lambda response, inputs: _one_a_row(predict(response, **inputs), response)
     came = type(predict).__name__
@@ -145,9 +143,7 @@ def _by_segment(threshold: Mapping[Any, Any]) -> Decider:
         )
         raise RequestError(msg)
     name = threshold["column"]
-    levels = {
-        key: _number(level, f"threshold[{key!r}]") for key, level in threshold.items() if key != "column"
-    }
+    levels = {key: _number(level, f"threshold[{key!r}]") for key, level in threshold.items() if key != "column"}
     default = levels.pop("default")
 
     def decide(scores: Scores, response: ResponseLike, inputs: Inputs) -> NDArray[Any]:

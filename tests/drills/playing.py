@@ -62,7 +62,7 @@ def stage(server: ValkeyServer, *, standby: bool = True) -> Stage:
     client = FeatureClient(
         load({**CONFIG, "sources": {**sources, **CONFIG["sources"]}}, environ={"FEATURECHAOS_CHAOS": "armed"})
     )
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.fromtimestamp(client.clock.wall(), dt.UTC)
     table = {"id": USERS, "score": [0.1 * user for user in USERS], "event_timestamp": [now] * len(USERS)}
     client.write_to_online_store("user", table)
     if standby:
@@ -84,13 +84,18 @@ def stage(server: ValkeyServer, *, standby: bool = True) -> Stage:
     )
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(directory: str) -> int:
     """Play the usual script, long enough to be interrupted, telling what happens on stdout."""
     server = ValkeyServer(keeps_data=True).start()
     verdict, _ = run_drill(
         script(for_s=20),
         directory=Path(directory),
-        progress=lambda line: print(line, flush=True),
+        progress=_say,
         open_stage=lambda _: stage(server),
     )
     return verdict.exit_code

@@ -16,7 +16,7 @@ TTL_S, HARD_S = 100.0, 1000.0
 FRESH, OLD, PAST = 10.0, 500.0, 5000.0
 DEFAULT = -1.0
 
-Case = tuple[Any, Any, dict[str, str], Any, Origin, Status, bool, Cause]
+Case = tuple[Any, Any, dict[str, Any], Any, Origin, Status, bool, Cause]
 
 P, L, S, D, N = Origin.PRIMARY, Origin.LAST_KNOWN, Origin.SNAPSHOT, Origin.DEFAULT, Origin.NONE
 OK, NF, EX, CO, UN = Status.PRESENT, Status.NOT_FOUND, Status.EXPIRED, Status.CORRUPT, Status.UNAVAILABLE
@@ -176,7 +176,7 @@ def test_without_a_default_the_origin_is_none_and_the_value_null(case: Case) -> 
         ("down", OLD, {}, False),
     ],
 )
-def test_only_exhausted_rows_raise(primary: Any, local: Any, policy: dict[str, str], raises: bool) -> None:
+def test_only_exhausted_rows_raise(primary: Any, local: Any, policy: dict[str, Any], raises: bool) -> None:
     house = House(ManualClock(), **policy)
     house.has("primary", primary)
     house.has("standby", local)
