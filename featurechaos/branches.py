@@ -130,15 +130,16 @@ def run_first(plans: Sequence[Plan[Any]], after_s: float, world: World, perform:
     try:
         due = world.monotonic()
         while True:
+            for branch in started:
+                if branch.is_done and branch.error is None:
+                    return branch.result
             failed = all(branch.is_done for branch in started)
             if len(started) < len(branches) and (failed or world.monotonic() >= due):
                 branch = branches[len(started)]
                 started.append(branch)
                 due = world.monotonic() + after_s
                 branch.start()
-            for branch in started:
-                if branch.is_done and branch.error is None:
-                    return branch.result
+                continue
             running = [branch for branch in started if not branch.is_done]
             if running:
                 _wait(running, world, due if len(started) < len(branches) else None)
