@@ -160,8 +160,7 @@ class Service:
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert self._process.wait(30) == 0
-        with np.load(self._path) as saved:
-            return Answers({name: saved[name] for name in saved})
+        return Answers.read(self._path)
 
 
 @dataclass
@@ -169,6 +168,11 @@ class Answers:
     """What a service was answered: `began` and `ended` (n,) by request, the rest by row."""
 
     columns: dict[str, NDArray[Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        with np.load(path) as saved:
+            return cls({name: saved[name] for name in saved})
 
     @property
     def failed(self) -> list[str]:

@@ -1,0 +1,105 @@
+"""Async callers that give up at every moment: no answer is ever another request's, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from featurechaos import AsyncFeatureClient
+from featurechaos.clock import SystemClock
+from featurechaos.demo.proxy import Mode, TrickleProxy
+from featurechaos.demo.servers import ValkeyServer
+from tests.live.conftest import Answers, World
+from tests.live.service import Diary, drawn
+from tests.live.truth import FEATURES
+
+pytestmark = pytest.mark.live
+
+REQUESTS, AT_A_TIME = 1200, 24
+MODES: tuple[Mode, ...] = ("pass", "hang", "pass", "reset", "pass", "trickle")
+_now = SystemClock().monotonic
+
+
+@pytest.mark.parametrize("is_hurt", [False, True], ids=["healthy", "hurt"])
+def test_a_storm_of_cancels_never_hands_an_answer_to_another(
+    is_hurt: bool, world: World, seed: int, tell: Callable[[str], None]
+) -> None:
+    world.filled().close()
+    with TrickleProxy(world.valkey.port) as proxy:
+        threads, clients = threading.active_count(), connected(world.valkey)
+        diary, ends = asyncio.run(storm(world, proxy, seed, is_hurt=is_hurt))
+
+    tell(f"{dict(ends)}")
+    assert diary.failed == []
+    assert ends["answered"] > REQUESTS / 10
+    assert ends["cancelled"] > REQUESTS / 10
+    path = world.folder / "diary.npz"
+    diary.saved(path)
+    told = Answers.read(path)
+    assert [told.seen(view).check(world.base_us) for view in ("plane", "airport")] == [[], []]
+    assert (threading.active_count(), connected(world.valkey)) == (threads, clients)
+
+
+async def storm(world: World, proxy: TrickleProxy, seed: int, *, is_hurt: bool) -> tuple[Diary, Counter[str]]:
+    """Requests of many tasks, each given up after a time of its own; the proxy changes its mode meanwhile."""
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    # A long deadline: here the callers decide when it is enough.
+    policy = {"deadline_s": 0.5, "breaker": None}
+    config = world.config(primary={"url": url, "timeout_s": 0.1}, policy=policy)
+    diary, ends, rng = Diary(), Counter[str](), Random(seed)
+    async with AsyncFeatureClient.from_config(config) as client:
+        await client.get_online_features(FEATURES, drawn(rng)[1])
+        queue = iter(range(REQUESTS))
+
+        async def work() -> None:
+            for _ in queue:
+                ends[await one(client, diary, rng)] += 1
+
+        workers = [asyncio.create_task(work()) for _ in range(AT_A_TIME)]
+        turns = 0
+        while is_hurt and not all(worker.done() for worker in workers):
+            await asyncio.to_thread(proxy.turn, MODES[turns % len(MODES)])
+            turns += 1
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*workers)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    return diary, ends
+
+
+async def one(client: AsyncFeatureClient, diary: Diary, rng: Random) -> str:
+    """One request, cancelled from outside, timed out, or let be."""
+    keys, rows = drawn(rng)
+    began = _now()
+    task = asyncio.create_task(client.get_online_features(FEATURES, rows))
+    try:
+        if rng.random() < 0.3:
+            await asyncio.sleep(rng.expovariate(400))
+            task.cancel()
+            response = await task
+        else:
+            response = await asyncio.wait_for(task, 10 ** rng.uniform(-3.5, -1))
+    except (asyncio.CancelledError, TimeoutError):
+        return "cancelled"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed request
+        diary.failed.append(repr(error))
+        return "failed"
+    diary.answered(began, _now(), keys, response)
+    return "answered"
+
+
+def connected(server: ValkeyServer) -> int:
+    """How many clients a server has, this one not counted."""
+    with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+        connection.settimeout(5)
+        connection.sendall(b"INFO clients\r\n")
+        told = b""
+        while b"connected_clients:" not in told or not told.endswith(b"\n"):
+            told += connection.recv(4096)
+    return int(told.partition(b"connected_clients:")[2].split(b"\r\n")[0]) - 1
