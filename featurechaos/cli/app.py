@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -43,9 +46,9 @@ class Group(TyperGroup):
 def run(arguments: Sequence[str]) -> int:
     """One command from its arguments to its exit code; every error it knows becomes one sentence on stderr."""
     command: Any = typer.main.get_command(app)
-    is_debug = "--debug" in arguments[:1]
+    is_debug = "--debug" in takewhile(lambda word: word.startswith("-"), arguments)
     try:
-        with command.make_context(PROGRAM, list(arguments)) as context:
+        with _log(is_debug=is_debug), command.make_context(PROGRAM, list(arguments)) as context:
             code = command.invoke(context)
             sys.stdout.flush()
     except typer.Exit as stop:
@@ -87,15 +90,35 @@ def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else PROGRAM
     message = error.format_message().rstrip(".")
-    if wrong := getattr(error, "option_name", None):
-        options = [name for each in context.command.get_params(context) for name in each.opts] if context else []
-        # A misspelt option is told in our words: click's differ between its versions.
-        message = f"there is no option {wrong}, {near(wrong, options)}" if _is_unknown(error) else message
+    if type(error).__name__ == "NoSuchOption":
+        # In our words: click's differ between its versions.
+        message = f"there is no option {error.option_name}, {_near_option(error.option_name, context)}"
     return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
-def _is_unknown(error: Any) -> bool:
-    return type(error).__name__ == "NoSuchOption"
+def _near_option(wrong: str, context: Any) -> str:
+    params = context.command.get_params(context) if context else []
+    known = [name for each in params for name in (*each.opts, *each.secondary_opts) if name.startswith("--")]
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+
+
+@contextmanager
+def _log(*, is_debug: bool) -> Iterator[None]:
+    """Our loggers for one command: all of it, or nothing, since a command tells in its own words what it meets."""
+    loggers = [logging.getLogger(name) for name in ("featurechaos", "featurechaos_redis", "featurechaos_s3")]
+    levels = [logger.level for logger in loggers]
+    handler = logging.StreamHandler(sys.stderr) if is_debug else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG if is_debug else logging.CRITICAL)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+            logger.removeHandler(handler)
 
 
 def _version(wanted: bool) -> None:
@@ -110,13 +133,7 @@ def _whole(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the log, and where an error came from.")] = False,
 ) -> None:
-    level = logging.DEBUG if debug else logging.CRITICAL
-    # What a background thread meets is told by the command itself, in its own words.
-    logging.getLogger("featurechaos").setLevel(level)
-    logging.getLogger("featurechaos_s3").setLevel(level)
-    logging.getLogger("featurechaos_redis").setLevel(level)
-    if debug:
-        logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    """Options that go before a command."""
 
 
 _Commands = dict[str, tuple[Callable[..., Any], Sequence[str]]]
