@@ -6,6 +6,7 @@ All thinking is in `serving.py`; here plans are run, stores opened and closed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -20,7 +21,7 @@ from featurechaos.config import Settings
 from featurechaos.effects import Plan
 from featurechaos.engine import AsyncWorld, World, arun, run
 from featurechaos.entities import Entities, EntityRows
-from featurechaos.errors import FeatureError, PartialWrite, RequestError
+from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreError
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
@@ -36,6 +37,8 @@ from featurechaos.threaded import Bounded, Threaded
 
 if TYPE_CHECKING:
     from featurechaos.faults.control import Control
+
+log = logging.getLogger(__name__)
 
 WRITE_S = 5.0
 """The bound of one batch of a write."""
@@ -270,7 +273,10 @@ class _Common(Locked):
         view = self.settings.views[fault.view]
         for name in self._serving.rules[fault.view].local:
             if name in self._snapshots:
-                self._snapshots[name].prepare(view.base, as_of_us, _PREPARE_S)
+                try:
+                    self._snapshots[name].prepare(view.base, as_of_us, _PREPARE_S)
+                except StoreError as error:
+                    log.warning("no rows for %s: %s", fault.name, error)
 
     def _is_up(self, name: str) -> bool:
         raise NotImplementedError
