@@ -6,19 +6,22 @@ returns, no later read is affected.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from math import inf
 from types import TracebackType
 from typing import Self
 
 from featurechaos.clock import Clock
-from featurechaos.errors import ChaosRefused
+from featurechaos.errors import ChaosRefused, StoreError
 from featurechaos.faults import Fault, Stale
 from featurechaos.faults.when import salt_of
 from featurechaos.locks import Locked
 
-Prepare = Callable[[Stale], str]
-"""Make a fault's old rows readable; says in words why it can't, or nothing."""
+log = logging.getLogger(__name__)
+
+Prepare = Callable[[Stale], object]
+"""Make a fault's old rows readable; StoreError where they cannot be had."""
 
 
 class Lease(Locked):
@@ -133,16 +136,16 @@ class Board(Locked):
             reason: why, in words; kept with the injection.
 
         Raises:
-            ChaosRefused: this installation is not armed, or the exposure would pass `max_share`.
-            RequestError: a fault names a source or view that does not exist.
+            ChaosRefused: this installation is not armed, a fault names a source or view that does not exist, or
+                the exposure would pass `max_share`.
         """
         self._check(faults, share=share, lease_s=lease_s, reason=reason)
-        until = self._clock.monotonic() + lease_s
-        group = min(share, 1.0 - share) if control else 0.0
-        leases = [Lease(fault, share=share, control=group, seed=seed, until=until, reason=reason) for fault in faults]
         for fault in faults:
             if isinstance(fault, Stale):
-                self._prepare(fault)
+                self._ready(fault)
+        until = self._clock.monotonic() + lease_s  # after what may have taken a minute
+        group = min(share, 1.0 - share) if control else 0.0
+        leases = [Lease(fault, share=share, control=group, seed=seed, until=until, reason=reason) for fault in faults]
         with self._lock:
             live = self.live()
             exposure = sum(lease.exposure for lease in (*live, *leases))
@@ -173,18 +176,27 @@ class Board(Locked):
         with self._lock:
             self.active = ()
 
+    def _ready(self, fault: Stale) -> None:
+        """Have a fault's old rows at hand; where they cannot be had, each row it was due on counts as not applied."""
+        try:
+            self._prepare(fault)
+        except StoreError as error:
+            log.warning("%s: its old rows cannot be had: %s", fault.name, error)
+
     def _check(self, faults: Sequence[Fault], *, share: float, lease_s: float, reason: str) -> None:
         if refusal := self._refusal():
             raise ChaosRefused(refusal)
         if not faults:
             raise ChaosRefused("inject wants at least one fault, got none")
-        if not 0 <= share <= 1:
+        if not (isinstance(share, int | float) and 0 <= share <= 1):
             raise ChaosRefused(f"inject: share wants a number within 0..1, got {share!r}")
-        if not 0 < lease_s < inf:
+        if not (isinstance(lease_s, int | float) and 0 < lease_s < inf):
             raise ChaosRefused(f"inject: lease_s wants seconds above 0, and an end, got {lease_s!r}")
-        if not reason.strip():
-            raise ChaosRefused("inject: reason wants a few words on why, got an empty string")
+        if not (isinstance(reason, str) and reason.strip()):
+            raise ChaosRefused(f"inject: reason wants a few words on why, got {reason!r}")
         for fault in faults:
+            if not isinstance(fault, Fault):
+                raise ChaosRefused(f"inject wants faults of featurechaos.faults, got {fault!r}")
             kind, name, known = (
                 ("view", fault.view, self._views)
                 if isinstance(fault, Stale)

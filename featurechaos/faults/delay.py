@@ -7,7 +7,7 @@ on a high share of slow calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, inf, log
 from random import Random
 
 from featurechaos.clock import Clock
@@ -29,7 +29,7 @@ class Delay:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.delay_s < 0 or self.spread < 0:
+        if not (0 <= self.delay_s < inf and 0 <= self.spread < inf):
             msg = f"Delay wants delay_s and spread of 0 or more, got {self.delay_s} and {self.spread}"
             raise ValueError(msg)
 

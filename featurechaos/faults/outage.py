@@ -22,6 +22,11 @@ class Outage:
     source: str
     mode: Literal["refuse", "hang"] = "refuse"
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("refuse", "hang"):
+            msg = f"Outage wants the mode refuse or hang, got {self.mode!r}"
+            raise ValueError(msg)
+
     @property
     def name(self) -> str:
         return f"outage:{self.source}"

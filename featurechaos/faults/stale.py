@@ -8,6 +8,7 @@ pairs can see it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class Stale:
     visible: bool = True
 
     def __post_init__(self) -> None:
-        if not self.age_s > 0:
-            msg = f"Stale wants age_s above 0, got {self.age_s}"
+        if not 0 < self.age_s < inf:
+            msg = f"Stale wants age_s above 0, and an end, got {self.age_s}"
             raise ValueError(msg)
 
     @property
