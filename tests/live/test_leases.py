@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 KEYS = np.arange(20)
 CHAOS = {"enabled": True, "max_share": 1.0}
 BARE = {"retry": None, "breaker": None}
-REASON = {"seed": 7, "reason": "a test"}
+REASON: dict[str, Any] = {"seed": 7, "reason": "a test"}
 
 
 def opened(world: World, clock: Any = None) -> FeatureClient:
