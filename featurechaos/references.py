@@ -69,14 +69,18 @@ def _is_touched(part: Part) -> bool:
 
 
 def _owed(served: Part, new: Part, rules: Rules, witness: str | None) -> dict[str, Index]:
-    """Which rows still want a clean read, by the source to ask."""
-    lacking = degraded(new)
+    """Which rows still want a clean read, by the source to ask.
+
+    A row that an injected outage kept from being read owes one, even where a replica covered it: the replica may lag.
+    """
     unread = np.zeros(len(new), bool) if served.unread is None else served.unread
     owed = {}
-    if (mine := np.flatnonzero(lacking & unread)).size and rules.online:
-        owed[rules.online[0]] = mine
-    if witness is not None and (lost := np.flatnonzero(lacking & ~unread)).size:
+    if witness is not None and (lost := np.flatnonzero(degraded(new) & ~unread)).size:
         owed[witness] = lost
+    if (mine := np.flatnonzero(unread)).size and rules.online:
+        new.origin[mine] = Origin.NONE  # type: ignore[index]
+        new.status[mine] = Status.UNAVAILABLE  # type: ignore[index]
+        owed[rules.online[0]] = mine
     return owed
 
 

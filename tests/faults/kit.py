@@ -56,6 +56,17 @@ class House:
     ) -> Response:
         return self.client.get_online_features(list(features), {"k": list(keys)}, request_id=request_id, **more)
 
+    def sleeps(self) -> list[float]:
+        """From now on waits turn the clock; the list they are kept in."""
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            self.clock.advance(seconds)
+
+        self.client._world.sleep = sleep
+        return slept
+
     def inject(self, *faults: Any, share: float = 1.0, lease_s: float = 60, seed: int = 7, **more: Any) -> Any:
         given: dict[str, Any] = {"control": False, "reason": "a test", **more}
         return self.client.chaos.inject(*faults, share=share, lease_s=lease_s, seed=seed, **given)
