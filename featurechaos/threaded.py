@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from featurechaos.errors import StoreTimeout
@@ -34,7 +36,7 @@ def _do(work: Callable[[], T], done: Future[T]) -> None:
 
 
 class Bounded:
-    """A store whose driver keeps no deadline, read on a thread that is left behind at `until`."""
+    """A store whose driver keeps no deadline, asked on a thread that is left behind at `until`."""
 
     bounded: ClassVar[bool] = True
 
@@ -45,12 +47,18 @@ class Bounded:
     def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
         return left_behind(lambda: self._store.read(asks, until, as_of_us=as_of_us), until, self._source)
 
+    def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
+        return left_behind(lambda: self._store.layouts(project, hashes, until), until, self._source)
+
+    def write(self, batch: Batch, until: float) -> WriteCounts:
+        return left_behind(lambda: self._store.write(batch, until), until, self._source)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
 
 class Threaded:
-    """The async form of a blocking store: its calls on the loop's threads, its errors as they are."""
+    """The async form of a blocking store: its calls on threads that are left behind, its errors as they are."""
 
     bounded: ClassVar[bool] = True
 
@@ -71,12 +79,31 @@ class Threaded:
         await asyncio.to_thread(self._store.close)
 
     async def _bounded(self, work: Callable[[], T], until: float) -> T:
+        """On a thread of its own: a driver that hangs must not take the loop's few, nor hold the loop's end."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        threading.Thread(target=_do_for, args=(work, done), name=f"featurechaos-{self._source}", daemon=True).start()
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                return await asyncio.to_thread(work)
+                return await done
         except TimeoutError:
             msg = f"source {self._source!r} gave no answer in time"
             raise StoreTimeout(msg) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+
+def _do_for(work: Callable[[], T], done: asyncio.Future[T]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        told = partial(_tell, done, done.set_exception, error)
+    else:
+        told = partial(_tell, done, done.set_result, result)
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        done.get_loop().call_soon_threadsafe(told)
+
+
+def _tell(done: asyncio.Future[Any], tell: Callable[[Any], None], what: Any) -> None:
+    if not done.done():  # else it was left behind
+        tell(what)
