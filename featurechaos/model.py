@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from featurechaos.errors import SpecError
+from featurechaos.locks import cached_property
 
 NO_TIME_US = np.iinfo(np.int64).min
 """The event time of a row that has none."""

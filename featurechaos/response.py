@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from featurechaos.codec import Rows, column, nulls
 from featurechaos.entities import Entities
 from featurechaos.errors import RequestError
+from featurechaos.locks import cached_property
 from featurechaos.model import NO_TIME_US, Cause, Feature, Origin, Status, Verdict, View
 from featurechaos.readings import Flags, Part
 from featurechaos.stores import Ask

@@ -7,7 +7,6 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ROW, constant
 from featurechaos.errors import DecodeError, SpecError
+from featurechaos.locks import cached_property
 from featurechaos.model import NO_TIME_US, DType, Feature, JoinKey, View
 
 MAGIC: Final = 0xFC01

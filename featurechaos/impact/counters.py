@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from featurechaos.errors import RequestError
 from featurechaos.impact.drift import ks, psi
 from featurechaos.impact.kind import PROBABILITY, Kind
+from featurechaos.locks import cached_property
 
 __all__ = ["BINS", "GRID", "GRID_BITS", "Block", "ks", "psi"]
 

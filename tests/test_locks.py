@@ -1,0 +1,54 @@
+"""What is worked out once is worked out without a lock that others would wait for, or a fork inherit."""
+
+from __future__ import annotations
+
+import threading
+
+from featurechaos.locks import cached_property
+
+
+class Sum:
+    """Something whose work another thread may be in the middle of."""
+
+    def __init__(self, numbers: list[int], gate: threading.Event) -> None:
+        self.numbers, self.gate, self.begun = numbers, gate, threading.Event()
+        self.times = 0
+
+    @cached_property
+    def total(self) -> int:
+        """All of them."""
+        self.begun.set()
+        self.gate.wait(10)
+        self.times += 1
+        return sum(self.numbers)
+
+
+def test_it_is_worked_out_once() -> None:
+    gate = threading.Event()
+    gate.set()
+    one = Sum([1, 2], gate)
+
+    assert [one.total, one.total] == [3, 3]
+    assert one.times == 1
+    assert Sum.total.__doc__ == "All of them."
+
+
+def test_one_instance_does_not_wait_for_another() -> None:
+    shut, opened = threading.Event(), threading.Event()
+    opened.set()
+    slow, quick = Sum([1], shut), Sum([2], opened)
+    thread = threading.Thread(target=lambda: slow.total)
+    thread.start()
+    assert slow.begun.wait(10)
+    found: list[int] = []
+    other = threading.Thread(target=lambda: found.append(quick.total))
+
+    other.start()
+    other.join(5)
+    was_held = other.is_alive()
+    shut.set()
+    thread.join()
+    other.join()
+
+    assert not was_held
+    assert found == [2]
