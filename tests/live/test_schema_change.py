@@ -109,9 +109,9 @@ class Fleet:
         keys = np.array([rng.randrange(KEYS) for _ in range(8)])
         self.seen[generation].take(generation, keys, self.answered(generation, keys))
 
-    def answered(self, generation: int, keys: Any) -> Any:
+    def answered(self, generation: int, keys: Any, *, deadline_s: float = 2.0) -> Any:
         features = [f"score:{name}" for name in FEATURES[generation]]
-        return self.clients[generation].get_online_features(features, {"key": keys}, deadline_s=2)
+        return self.clients[generation].get_online_features(features, {"key": keys}, deadline_s=deadline_s)
 
 
 def opened(world: World, generation: int, **policy: Any) -> FeatureClient:
@@ -157,16 +157,14 @@ def test_fallbacks_hold_older_and_newer_rows_by_name(tier: str, world: World) ->
                 refreshed(client)
         world.valkey.freeze()
         try:
-            for reader in FEATURES:
-                response = clients[reader].get_online_features(
-                    [f"score:{name}" for name in FEATURES[reader]], {"key": keys}, deadline_s=0.1
-                )
+            for reader in clients:
+                response = fleet.answered(reader, keys, deadline_s=0.1)
                 fleet.seen[reader].take(reader, keys, response)
         finally:
             world.valkey.thaw()
 
     origin = int(Origin.LAST_KNOWN if tier == "last known" else Origin.SNAPSHOT)
     assert {one: seen.wrong for one, seen in fleet.seen.items()} == {1: [], 2: [], 3: []}
-    assert {one: seen.met for one, seen in fleet.seen.items()} == dict.fromkeys(
-        FEATURES, {(writer, origin) for writer in writers}
-    )
+    assert {one: seen.met for one, seen in fleet.seen.items()} == {
+        reader: {(writer, origin) for writer in writers} for reader in FEATURES
+    }
