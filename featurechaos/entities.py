@@ -75,7 +75,11 @@ def _broadcast(columns: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         msg = f"entity_rows wants columns of one length, got {told}"
         raise RequestError(msg)
     n = next(iter(lengths.values()), 1 if columns else 0)
-    return n, {name: [column] * n if name not in lengths else column for name, column in columns.items()}
+    return n, {name: column if name in lengths else [_scalar(column)] * n for name, column in columns.items()}
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.ndarray) else value
 
 
 def _is_scalar(value: object) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 from random import Random
 from typing import Any
 
@@ -145,7 +147,7 @@ class Serving:
         rules: Sequence[Rules] = compiled.rules
         if max_age_s is not None or on_exhausted is not None:
             rules = _overridden(rules, max_age_s, on_exhausted)
-        deadline = self.settings.policy.deadline_s if deadline_s is None else deadline_s
+        deadline = self.settings.policy.deadline_s if deadline_s is None else _seconds("deadline_s", deadline_s)
         request = Request(
             [Ask(*one) for one in zip(compiled.views, compiled.layouts, keys, strict=True)],
             rules,
@@ -193,9 +195,14 @@ class Serving:
         return Exhausted(f"no source could serve {told}", response=response, causes=lost)
 
     def _compile(self, features: Sequence[str] | str, full: bool) -> Compiled:
-        key = (features if isinstance(features, str) else tuple(features), full)
-        if (found := self._compiled.get(key)) is None:
-            found = compile_features(self.settings, self.layouts, self.rules, features, full=full)
+        try:
+            key = (features if isinstance(features, str) else tuple(features), full)
+            found = self._compiled.get(key)
+        except TypeError:  # no list, or of things that cannot be names
+            msg = f"features wants a list of 'view:feature', or a service; got {features!r}"
+            raise RequestError(msg) from None
+        if found is None:
+            found = compile_features(self.settings, self.layouts, self.rules, key[0], full=full)
             if len(self._compiled) >= _MOST_COMPILED:
                 self._compiled.clear()
             self._compiled[key] = found
@@ -319,11 +326,19 @@ def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: s
     if on_exhausted not in (None, "default", "raise"):
         msg = f"on_exhausted wants 'default' or 'raise', got {on_exhausted!r}"
         raise RequestError(msg)
-    if max_age_s is not None and not max_age_s >= 0:
+    if max_age_s is not None and not _seconds("max_age_s", max_age_s) >= 0:
         msg = f"max_age_s wants seconds of 0 or more, got {max_age_s!r}"
         raise RequestError(msg)
-    tight = [tightened(each, _us(max_age_s)) for each in rules]
+    tight = [tightened(each, None if max_age_s == inf else _us(max_age_s)) for each in rules]
     return tight if on_exhausted is None else [replace(each, on_exhausted=on_exhausted) for each in tight]
+
+
+def _seconds(name: str, value: Any) -> float:
+    """A number of seconds as a caller gave it; RequestError for what is none."""
+    if not isinstance(value, Real) or value != value:  # noqa: PLR0124 - NaN
+        msg = f"{name} wants a number of seconds, got {value!r}"
+        raise RequestError(msg)
+    return float(value)
 
 
 def _key_columns(views: Sequence[View]) -> list[tuple[str, View]]:
