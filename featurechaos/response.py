@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurechaos.codec import Rows, column, nulls
+from featurechaos.codec.inputs import is_null
 from featurechaos.entities import Entities
 from featurechaos.errors import RequestError
 from featurechaos.locks import cached_property
@@ -135,8 +137,8 @@ class ViewAnswer:
     def column(self, feature: Feature) -> NDArray[Any]:
         values = column(self.rows, feature.name)
         if (defaulted := self._defaulted(feature)) is not None:
-            for row in np.flatnonzero(defaulted):  # one by one: a list is one cell of an object column
-                values[row] = feature.default
+            for row in np.flatnonzero(defaulted):  # one by one: a list is one cell of an object column, and its own
+                values[row] = list(feature.default) if feature.dtype.is_list else feature.default
         return values
 
     def nulls(self, feature: Feature) -> Flags:
@@ -397,9 +399,7 @@ class Response:
 def _python(values: NDArray[Any], absent: Flags) -> list[Any]:
     """A column as Python values, null as None."""
     if values.dtype.kind == "M":
-        from datetime import UTC
-
-        out = [None if v is None else v.replace(tzinfo=UTC) for v in values.tolist()]
+        out = [_dated(v) for v in values.tolist()]
     elif values.dtype == object:
         return [_plain(v) for v in values.tolist()]
     else:
@@ -411,17 +411,32 @@ def _python(values: NDArray[Any], absent: Flags) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
+    """One string, bytes, list or vector."""
+    if isinstance(value, list) and value and isinstance(value[0], np.datetime64):
+        return [_dated(one.item()) for one in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _dated(value: Any) -> Any:
+    """A date as UTC; one that Python has no datetime for stays the microseconds it is."""
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
 
 def _typed_key(values: Any, name: str, view: View) -> list[Any]:
     """A join key's column as Python values of its declared type; null as None."""
     dtype = next(key.dtype for key in view.join_keys if key.column == name)
-    plain = values.tolist() if isinstance(values, np.ndarray) else [_item(value) for value in values]
+    if isinstance(values, np.ndarray) and values.dtype.kind != "M":
+        plain = values.tolist()
+    else:
+        plain = [_item(value) for value in values]
     if dtype.base in ("int32", "int64"):
-        return [None if value is None or value != value else int(value) for value in plain]  # noqa: PLR0124 - NaN
-    return [None if value is None or value != value else value for value in plain]  # noqa: PLR0124 - NaN
+        return [None if is_null(value) else int(value) for value in plain]
+    return [None if is_null(value) else value for value in plain]
 
 
 def _item(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.datetime64):
+        return _dated(value.astype("M8[us]").item())
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.as_py() if hasattr(value, "as_py") else value
