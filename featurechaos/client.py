@@ -89,14 +89,14 @@ class _Common(Locked):
             full: whether each source of each view alone could carry all traffic (a gate for drills, never for pods).
             freeze: move what is alive now out of the garbage collector's sight (`gc.freeze()`).
         """
-        if not self._is_started:
-            self._start()
+        self._check_open()
         if freeze:
             import gc
 
             gc.collect()
             gc.freeze()
-        up = {name: self._is_up(name) for rules in self._serving.rules.values() for name in rules.online}
+        online = dict.fromkeys(name for rules in self._serving.rules.values() for name in rules.online)
+        up = {name: self._is_up(name) for name in online}
         enough = all if full else any
         return all(
             enough(
@@ -209,6 +209,17 @@ class _Common(Locked):
             raise RequestError(msg)
         event_time = np.full(len(keys), int(self.clock.wall() * 1e6), np.int64)
         return Batch(Ask(view, layout, keys), encode_tombstones(layout, event_time, keys.own), event_time)
+
+    def _buried(self, batch: Batch) -> dict[str, WriteCounts]:
+        """Keep tombstones in every snapshot source; one that is down does not stop the others."""
+        counts = {}
+        for name, store in self._snapshots.items():
+            try:
+                store.bury(batch)
+                counts[name] = WriteCounts(written=len(batch.blobs))
+            except FeatureError as error:
+                counts[name] = WriteCounts(failed=len(batch.blobs), error=str(error))
+        return counts
 
     def _writers(self) -> list[str]:
         named = [
@@ -357,6 +368,7 @@ class FeatureClient(_Common):
 
         Rows that are still `degraded` in it have no reference. Off the request path: may take a second.
         """
+        self._check_open()
         return run(self._reference_plan(response), self._world)
 
     def write_to_online_store(self, view: str, table: Any) -> WriteReport:
@@ -376,9 +388,7 @@ class FeatureClient(_Common):
         """Bury rows: a tombstone that every tier honours."""
         self._check_open()
         batch = self._tombstones(view, entity_rows)
-        for store in self._snapshots.values():
-            store.bury(batch)
-        return self._write(batch)
+        return self._write(batch, self._buried(batch))
 
     def refresh(self, timeout_s: float = 60) -> dict[str, list[Refreshed]]:
         """Bring every local replica up to date now; never raises for an absent source, a state for each view."""
@@ -406,7 +416,7 @@ class FeatureClient(_Common):
         """The open store behind a source; for tools, not for serving code."""
         return self._world.stores[name]
 
-    def _write(self, batch: Batch) -> WriteReport:
+    def _write(self, batch: Batch, done: Mapping[str, WriteCounts] | None = None) -> WriteReport:
         totals = {name: WriteCounts() for name in self._writers()}
         for name, counts in totals.items():
             for part in parts_of(batch, _BATCH_ROWS):
@@ -414,7 +424,7 @@ class FeatureClient(_Common):
                     _add(counts, self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
                 except FeatureError as error:
                     counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
-        return self._report(batch, totals)
+        return self._report(batch, {**totals, **(done or {})})
 
     def _is_up(self, name: str) -> bool:
         try:
@@ -472,6 +482,7 @@ class AsyncFeatureClient(_Common):
 
     async def reference(self, response: Response) -> Response:
         """As `FeatureClient.reference`."""
+        self._check_open()
         return await arun(self._reference_plan(response), self._world)
 
     async def write_to_online_store(self, view: str, table: Any) -> WriteReport:
@@ -483,9 +494,7 @@ class AsyncFeatureClient(_Common):
         """As `FeatureClient.delete`."""
         self._check_open()
         batch = self._tombstones(view, entity_rows)
-        for store in self._snapshots.values():
-            await asyncio.to_thread(store.bury, batch)
-        return await self._write(batch)
+        return await self._write(batch, await asyncio.to_thread(self._buried, batch))
 
     async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:
         """As `FeatureClient.publish_snapshot`, on a thread."""
@@ -513,7 +522,7 @@ class AsyncFeatureClient(_Common):
     ) -> None:
         await self.close()
 
-    async def _write(self, batch: Batch) -> WriteReport:
+    async def _write(self, batch: Batch, done: Mapping[str, WriteCounts] | None = None) -> WriteReport:
         totals = {name: WriteCounts() for name in self._writers()}
         for name, counts in totals.items():
             for part in parts_of(batch, _BATCH_ROWS):
@@ -521,7 +530,7 @@ class AsyncFeatureClient(_Common):
                     _add(counts, await self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
                 except FeatureError as error:
                     counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
-        return self._report(batch, totals)
+        return self._report(batch, {**totals, **(done or {})})
 
     async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]
         """As `FeatureClient.ready`."""

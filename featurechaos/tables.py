@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,9 +49,11 @@ def columns_of(table: Any, view: View) -> dict[str, Any]:
     if isinstance(table, Mapping):
         columns = dict(table)
     elif hasattr(table, "column_names"):
+        _refuse_twice(table.column_names, view)
         columns = {name: table.column(name) for name in table.column_names}
     elif hasattr(table, "columns") and hasattr(table, "__getitem__"):
         columns = {str(name): table[name] for name in table.columns}
+        _refuse_twice([str(name) for name in table.columns], view)
     else:
         msg = f"view {view.name!r} wants a pandas or pyarrow table or a dict of columns, got {type(table).__name__}"
         raise RequestError(msg)
@@ -62,11 +65,25 @@ def columns_of(table: Any, view: View) -> dict[str, Any]:
         told += [f"has {', '.join(map(repr, unknown))} which the view has not"] * bool(unknown)
         msg = f"view {view.name!r} wants the columns {', '.join(wanted)}; the table {' and '.join(told)}"
         raise RequestError(msg)
-    lengths = {name: len(column) for name, column in columns.items()}
+    lengths = {name: _length(column, name, view) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         msg = f"view {view.name!r} wants columns of one length, got {lengths}"
         raise RequestError(msg)
     return columns
+
+
+def _refuse_twice(names: Sequence[str], view: View) -> None:
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        msg = f"view {view.name!r} wants each column once, the table has {', '.join(map(repr, twice))} more than once"
+        raise RequestError(msg)
+
+
+def _length(column: Any, name: str, view: View) -> int:
+    if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+        msg = f"view {view.name!r}, column {name!r}: wanted a list or an array of values, got {column!r}"
+        raise RequestError(msg)
+    return len(column)
 
 
 def event_times(column: Any, n: int, place: str) -> NDArray[np.int64]:
