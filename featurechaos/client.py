@@ -32,7 +32,7 @@ from featurechaos.references import reference
 from featurechaos.response import Response
 from featurechaos.serving import Serving, refusal
 from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
-from featurechaos.tables import batch_of, event_times, parts_of
+from featurechaos.tables import FUTURE_US, batch_of, event_times, parts_of
 from featurechaos.threaded import Bounded, Threaded
 
 if TYPE_CHECKING:
@@ -200,15 +200,16 @@ class _Common(Locked):
         view = self._view(view_name)
         return batch_of(view, self._serving.layouts[view_name], table, wall_us=int(self.clock.wall() * 1e6))
 
-    def _tombstones(self, view_name: str, entity_rows: EntityRows) -> Batch:
+    def _tombstones(self, view_name: str, entity_rows: EntityRows, *, ahead_us: int = 0) -> Batch:
         view, layout = self._view(view_name), self._serving.layouts[view_name]
         entities = Entities(entity_rows)
         keys, _, nulls = encode_keys(view.join_keys, [entities.column(key.column, view) for key in view.join_keys])
         if nulls is not None:
             msg = f"view {view_name!r} wants a join key in every row to delete, got a null one"
             raise RequestError(msg)
-        event_time = np.full(len(keys), int(self.clock.wall() * 1e6), np.int64)
-        return Batch(Ask(view, layout, keys), encode_tombstones(layout, event_time, keys.own), event_time)
+        event_time = np.full(len(keys), int(self.clock.wall() * 1e6) + ahead_us, np.int64)
+        blobs = encode_tombstones(layout, event_time, keys.own)
+        return Batch(Ask(view, layout, keys), blobs, event_time, is_burial=True)
 
     def _buried(self, batch: Batch) -> dict[str, WriteCounts]:
         """Keep tombstones in every snapshot source; one that is down does not stop the others."""
@@ -231,11 +232,19 @@ class _Common(Locked):
             raise RequestError("there is no source to write to: none has the role primary")
         return named
 
+    def _forget(self, batch: Batch) -> None:
+        """What was remembered of rows just written is older than what is stored; of deleted ones it must not come back."""
+        memory, base, ids = self._serving.memory, batch.ask.view.base, batch.ask.keys.ids
+        if not memory.keeps(base):
+            return
+        if batch.is_burial:
+            memory.bury(base, ids, batch.event_time.tolist())
+        else:
+            memory.forget(base, ids)
+
     def _report(self, batch: Batch, counts: Mapping[str, WriteCounts]) -> WriteReport:
         """What became of a write; raises PartialWrite if a source did not take it."""
-        for view in self.settings.views.values():
-            if view.base == batch.ask.view.base and self._serving.rules[view.name].remembers:
-                self._serving.memory.forget(view.name, batch.ask.keys.ids)
+        self._forget(batch)
         newest = int(batch.event_time.max()) if len(batch.event_time) else None
         report = WriteReport(batch.ask.view.name, len(batch.blobs), dict(counts), newest)
         if not report.is_complete:
@@ -388,6 +397,10 @@ class FeatureClient(_Common):
         """Bury rows: a tombstone that every tier honours."""
         self._check_open()
         batch = self._tombstones(view, entity_rows)
+        report = self._write(batch, self._buried(batch))
+        if not _is_ahead(report):
+            return report
+        batch = self._tombstones(view, entity_rows, ahead_us=FUTURE_US)
         return self._write(batch, self._buried(batch))
 
     def refresh(self, timeout_s: float = 60) -> dict[str, list[Refreshed]]:
@@ -494,6 +507,10 @@ class AsyncFeatureClient(_Common):
         """As `FeatureClient.delete`."""
         self._check_open()
         batch = self._tombstones(view, entity_rows)
+        report = await self._write(batch, await asyncio.to_thread(self._buried, batch))
+        if not _is_ahead(report):
+            return report
+        batch = self._tombstones(view, entity_rows, ahead_us=FUTURE_US)
         return await self._write(batch, await asyncio.to_thread(self._buried, batch))
 
     async def publish_snapshot(self, view: str, table: Any, as_of: Any = None, allow_shrink: bool = False) -> Any:
@@ -569,6 +586,11 @@ class Inline:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._store.close)
+
+
+def _is_ahead(report: WriteReport) -> bool:
+    """Whether some row outlived its tombstone: writes may be dated a little ahead of the clock."""
+    return any(counts.older for counts in report.sources.values())
 
 
 def _add(total: WriteCounts, more: WriteCounts) -> None:

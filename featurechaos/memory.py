@@ -1,65 +1,107 @@
 """The rows an online source last gave us, kept for the day it gives none.
 
-Generations: per view at most `_GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
-while its dict is the newest is not written again: that is what keeps a healthy read cheap. So a row is
-kept between 7/8 of `keep_s` and `keep_s` after it was last read, and the value served may be that much
-older than the last one seen; its age says so.
+Generations: per stored view at most `GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
+within an eighth of the shortest of `keep_s`, ttl and hard limit is not written again: that is what keeps a
+healthy read cheap, and how much older than the last one seen the copy may be. A row is kept between 7/8 of
+`keep_s` and `keep_s` after it was last read.
+
+Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from featurechaos.clock import Clock
 from featurechaos.locks import Locked
 
-_GENERATIONS = 8
+GENERATIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long and how much one view is remembered; the config's `last_known`."""
+    """How long and how much one view is remembered; the config's `last_known`.
+
+    A copy is written anew at the latest `fresh_s` after it was, when the row is read again.
+    """
 
     keep_s: float = 900.0
     max_rows: int = 200_000
+    fresh_s: float = 900.0 / GENERATIONS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Generation:
+    """`seen` are the ids written since `seen_from`; an id in it need not be written again."""
+
     begun: float
     rows: dict[bytes, bytes]
+    seen: set[bytes]
+    seen_from: float
 
 
 class LastKnown(Locked):
-    """Rows of every view by id; bounded in rows and in time, so in bytes (a row has a longest length)."""
+    """Rows of every stored view by id; bounded in rows and in time, so in bytes (a row has a longest length)."""
 
     def __init__(self, clock: Clock, keeps: dict[str, Keep]) -> None:
         super().__init__()
         self._clock, self._keeps = clock, keeps
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
+        self._buried: dict[str, dict[bytes, tuple[int, float]]] = {view: {} for view in keeps}
 
     def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
         """Remember rows just read; of more than the bound allows, the first."""
         keep, now = self._keeps[view], self._clock.monotonic()
         newest = self._newest(view, keep, now)
-        if newest is not None and all(map(newest.__contains__, ids)):
+        if newest is not None and now - newest.seen_from < keep.fresh_s and all(map(newest.seen.__contains__, ids)):
             return
-        rows = islice(zip(ids, blobs, strict=True), keep.max_rows)
         with self._lock:
+            pairs = zip(ids, blobs, strict=True)
+            rows = islice(self._not_buried(view, pairs) if self._buried[view] else pairs, keep.max_rows)
             while row := next(rows, None):  # at most `max_rows` turns: each takes a row
-                newest = self._newest(view, keep, now)
-                if newest is None:
-                    newest = self._opened(view, keep, now)
-                newest.update([row])
-                newest.update(islice(rows, self._most(keep) - len(newest)))
+                newest = self._newest(view, keep, now) or self._opened(view, keep, now)
+                if now - newest.seen_from >= keep.fresh_s:
+                    newest.seen, newest.seen_from = set(), now
+                taken = dict([row, *islice(rows, self._most(keep) - len(newest.rows) - 1)])
+                newest.rows.update(taken)
+                newest.seen.update(taken)
 
     def forget(self, view: str, ids: Sequence[bytes]) -> None:
         """Drop rows: an online source says they do not exist, or they have just been written."""
+        with self._lock:
+            self._drop(view, ids)
+
+    def bury(self, view: str, ids: Sequence[bytes], event_time: Sequence[int]) -> None:
+        """Drop rows that were deleted at `event_time` (us), and whatever older copy of them still arrives."""
+        now, keep = self._clock.monotonic(), self._keeps[view]
+        with self._lock:
+            self._drop(view, ids)
+            buried = self._buried[view]
+            for old in [key for key, (_, at) in buried.items() if now - at >= keep.keep_s]:
+                del buried[old]
+            buried.update(zip(ids, ((us, now) for us in event_time), strict=True))
+            while len(buried) > keep.max_rows:
+                del buried[next(iter(buried))]
+
+    def _drop(self, view: str, ids: Sequence[bytes]) -> None:
         for generation in self._generations[view]:
             for key in ids:
                 generation.rows.pop(key, None)
+            generation.seen.difference_update(ids)
+
+    def _not_buried(self, view: str, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """The rows that are newer than their tombstone, if they have one."""
+        buried = self._buried[view]
+        for key, blob in pairs:
+            if key not in buried or event_time_of(blob) > buried[key][0]:
+                yield key, blob
+
+    def keeps(self, view: str) -> bool:
+        """Whether anything of a stored view is remembered at all."""
+        return view in self._keeps
 
     def find(self, view: str, ids: Sequence[bytes]) -> list[bytes | None]:
         """The newest remembered row for each id, or None."""
@@ -78,24 +120,29 @@ class LastKnown(Locked):
         """How many entries are held; a row read over a long time may count in several generations."""
         return sum(len(generation.rows) for generation in self._generations[view])
 
-    def _newest(self, view: str, keep: Keep, now: float) -> dict[bytes, bytes] | None:
-        """The dict to write to, or None if it is full or over-aged."""
+    def _newest(self, view: str, keep: Keep, now: float) -> _Generation | None:
+        """The generation to write to, or None if it is full or over-aged."""
         generations = self._generations[view]
         if not generations:
             return None
         newest = generations[0]
-        is_spent = len(newest.rows) >= self._most(keep) or now - newest.begun >= keep.keep_s / _GENERATIONS
-        return None if is_spent else newest.rows
+        is_spent = len(newest.rows) >= self._most(keep) or now - newest.begun >= keep.keep_s / GENERATIONS
+        return None if is_spent else newest
 
-    def _opened(self, view: str, keep: Keep, now: float) -> dict[bytes, bytes]:
-        """A new dict to write to; the oldest go, so that it has room."""
-        live = [g for g in self._generations[view] if now - g.begun < keep.keep_s][: _GENERATIONS - 1]
+    def _opened(self, view: str, keep: Keep, now: float) -> _Generation:
+        """A new generation to write to; the oldest go, so that it has room."""
+        live = [g for g in self._generations[view] if now - g.begun < keep.keep_s][: GENERATIONS - 1]
         while live and sum(len(g.rows) for g in live) > keep.max_rows - self._most(keep):
             live.pop()
-        self._generations[view] = (_Generation(now, {}), *live)
-        return self._generations[view][0].rows
+        self._generations[view] = (_Generation(now, {}, set(), now), *live)
+        return self._generations[view][0]
 
     @staticmethod
     def _most(keep: Keep) -> int:
         """How many rows one generation may hold."""
-        return max(1, keep.max_rows // _GENERATIONS)
+        return max(1, keep.max_rows // GENERATIONS)
+
+
+def event_time_of(blob: bytes) -> int:
+    """The event time in a packed row's header, microseconds."""
+    return int(struct.unpack_from("<q", blob, 16)[0])

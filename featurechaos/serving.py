@@ -5,10 +5,10 @@ Nothing here does I/O; `client.py` runs the plans.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from numbers import Real
 from random import Random
 from typing import Any
@@ -28,7 +28,7 @@ from featurechaos.layers.fallback import Fallback
 from featurechaos.layers.fetch import Fetch
 from featurechaos.layers.remember import Remember
 from featurechaos.layers.retry import Budget, Retry
-from featurechaos.memory import Keep, LastKnown
+from featurechaos.memory import GENERATIONS, Keep, LastKnown
 from featurechaos.model import Cause, View
 from featurechaos.readings import Reading, Request, Rules, tightened
 from featurechaos.response import Fan, Response, ViewAnswer, Wanted
@@ -74,12 +74,7 @@ class Serving:
         self.rules = {name: rules_of(settings, view) for name, view in settings.views.items()}
         online = {name: source for name, source in settings.sources.items() if source.is_online}
         self.timeouts = {name: source.timeout_s or settings.policy.deadline_s for name, source in online.items()}
-        keeps = {
-            name: Keep(policy.last_known.keep_s, policy.last_known.max_rows)
-            for name, policy in settings.policies.items()
-            if policy.last_known is not None
-        }
-        self.memory = LastKnown(clock, keeps)
+        self.memory = LastKnown(clock, keeps_of(settings))
         self.board = self._board(prepare)
         self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
         self.breaker = self._breaker()
@@ -245,6 +240,22 @@ def rules_of(settings: Settings, view: View) -> Rules:
     )
 
 
+def keeps_of(settings: Settings) -> dict[str, Keep]:
+    """What is remembered of each stored view: its names share the rows, so the widest of their bounds hold."""
+    keeps: dict[str, Keep] = {}
+    for name, policy in settings.policies.items():
+        if policy.last_known is not None:
+            view, want, base = settings.views[name], policy.last_known, settings.views[name].base
+            limits = [want.keep_s, *(each for each in (view.ttl_s, view.max_age_s) if each is not None)]
+            had = keeps.get(base, Keep(0.0, 0, math.inf))
+            keeps[base] = Keep(
+                max(had.keep_s, want.keep_s),
+                max(had.max_rows, want.max_rows),
+                min(had.fresh_s, min(limits) / GENERATIONS),
+            )
+    return keeps
+
+
 def history_of(rules: Mapping[str, Rules]) -> dict[str, str]:
     """The source that keeps dated rows of each view: the first local one."""
     return {view: each.local[0] for view, each in rules.items() if each.local}
@@ -329,7 +340,7 @@ def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: s
     if max_age_s is not None and not _seconds("max_age_s", max_age_s) >= 0:
         msg = f"max_age_s wants seconds of 0 or more, got {max_age_s!r}"
         raise RequestError(msg)
-    tight = [tightened(each, None if max_age_s == inf else _us(max_age_s)) for each in rules]
+    tight = [tightened(each, None if max_age_s == math.inf else _us(max_age_s)) for each in rules]
     return tight if on_exhausted is None else [replace(each, on_exhausted=on_exhausted) for each in tight]
 
 

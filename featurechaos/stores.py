@@ -71,11 +71,15 @@ Answer = list[bytes | None] | Block | Columns
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Rows of one view to write: an ask with a blob and an event time (int64 us) for each row."""
+    """Rows of one view to write: an ask with a blob and an event time (int64 us) for each row.
+
+    `is_burial`: every blob is a tombstone.
+    """
 
     ask: Ask
     blobs: list[bytes]
     event_time: NDArray[np.int64]
+    is_burial: bool = False
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from featurechaos.model import NO_TIME_US, View
 from featurechaos.stores import Ask, Batch
 
 EVENT_TIMESTAMP = "event_timestamp"
-_FUTURE_US = 60_000_000
+FUTURE_US = 60_000_000
 """A row whose event is further ahead of the clock than this is refused: a wrong clock somewhere."""
 
 
@@ -131,7 +131,7 @@ def _keys(view: View, columns: Mapping[str, Any]) -> tuple[Keys, NDArray[np.intp
 
 
 def _refuse_future(view: View, event_time: NDArray[np.int64], wall_us: int) -> None:
-    ahead = event_time > wall_us + _FUTURE_US
+    ahead = event_time > wall_us + FUTURE_US
     if ahead.any():
         row = int(np.flatnonzero(ahead)[0])
         seconds = (int(event_time[row]) - wall_us) / 1e6

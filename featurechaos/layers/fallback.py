@@ -62,7 +62,7 @@ class Fallback:
             gone |= verdict == Verdict.MISSING
         gone &= ~walk.injected
         if gone.any():
-            self._memory.forget(ask.view.name, [ask.keys.ids[i] for i in np.flatnonzero(gone)])
+            self._memory.forget(ask.view.base, [ask.keys.ids[i] for i in np.flatnonzero(gone)])
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
         """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""
@@ -82,7 +82,7 @@ class Fallback:
         for i in open_:
             if request.rules[i].remembers:
                 ask = asks[i]
-                rows, _ = decode(self._memory.find(ask.view.name, ask.keys.ids), ask.keys.own, ask.layout)
+                rows, _ = decode(self._memory.find(ask.view.base, ask.keys.ids), ask.keys.own, ask.layout)
                 judge(rows, request.rules[i], request.wall_us)
                 tiers[i].append(Local(rows, Origin.LAST_KNOWN))
         return tiers

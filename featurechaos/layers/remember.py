@@ -26,7 +26,7 @@ class Remember:
         return reading
 
     def _take_in(self, ask: Ask, part: Part) -> None:
-        rows, view = part.rows, ask.view.name
+        rows, view = part.rows, ask.view.base
         if part.injected is False and rows.blobs is not None:
             self._memory.keep(view, ask.keys.ids, rows.blobs)
             return

@@ -20,7 +20,7 @@ Case = tuple[Any, Any, dict[str, Any], Any, Origin, Status, bool, Cause]
 
 P, L, S, D, N = Origin.PRIMARY, Origin.LAST_KNOWN, Origin.SNAPSHOT, Origin.DEFAULT, Origin.NONE
 OK, NF, EX, CO, UN = Status.PRESENT, Status.NOT_FOUND, Status.EXPIRED, Status.CORRUPT, Status.UNAVAILABLE
-ANSWERED = (Cause.NONE,)
+EARLY = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 # primary says, local (age or None), policy -> value (the age it was written with, DEFAULT or None), origin, status,
 # degraded, cause
@@ -299,3 +299,67 @@ def test_a_row_from_the_future_is_present_and_of_age_zero() -> None:
     truth = house.get().provenance("v")
 
     assert (truth.status[0], truth.age_s[0]) == (OK, 0.0)
+
+
+def test_a_row_dated_ahead_is_deleted_too() -> None:
+    clock = ManualClock()
+    house = House(clock)
+    at = dt.datetime.fromtimestamp(clock.wall() + 50, dt.UTC)
+    house.client.write_to_online_store("v", {"k": [1], "f": [1.0], "event_timestamp": [at]})
+
+    house.client.delete("v", {"k": [1]})
+
+    assert told(house.get())[:3] == (None, P, NF)
+
+
+def test_an_answer_on_its_way_does_not_bring_a_deleted_row_back() -> None:
+    house = House(ManualClock(), last_known={"keep_s": 60})
+    house.has("primary", FRESH)
+    batch = house.client._batch("v", {"k": [1], "f": [FRESH], "event_timestamp": [EARLY]})  # noqa: SLF001 - what was read
+    house.client.delete("v", {"k": [1]})
+
+    house.client._serving.memory.keep("v", batch.ask.keys.ids, batch.blobs)  # noqa: SLF001 - the late answer is taken in
+    house.has("primary", "down")
+
+    assert told(house.get())[1] is D
+
+
+def test_last_known_is_never_far_behind_what_was_last_seen() -> None:
+    clock = ManualClock()
+    house = House(clock, last_known={"keep_s": 5000})
+    for age in (90.0, 60.0, 30.0, 1.0):
+        house.store("primary").rows.clear()
+        house.has("primary", age)
+        house.get()
+        clock.advance(TTL_S / 8)
+    house.has("primary", "down")
+
+    value, origin, status, _, _ = told(house.get())
+
+    assert (value, origin, status) == (1.0, L, OK)
+
+
+def test_an_alias_shares_what_is_remembered() -> None:
+    clock = ManualClock()
+    client = FeatureClient.from_config(
+        {
+            "project": "t",
+            "sources": {"primary": {"type": "memory"}},
+            "views": [
+                {"name": "v", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32"}}},
+                {"name": "other", "from": "v", "join_keys": {"x": "k"}},
+            ],
+        },
+        clock=clock,
+    )
+    at = dt.datetime.fromtimestamp(clock.wall(), dt.UTC)
+    client.write_to_online_store("v", {"k": [1], "f": [1.0], "event_timestamp": [at]})
+    client.get_online_features(["v:f"], {"k": [1]})
+    store = client.store("primary")
+    assert isinstance(store, MemoryStore)
+    store.fail_with = StoreUnavailable("gone")
+
+    response = client.get_online_features(["other:f"], {"x": [1]})
+
+    assert response.to_dict() == {"x": [1], "f": [1.0]}
+    assert response.provenance("other").origin[0] == L
