@@ -168,12 +168,13 @@ class GuardState(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note(Record):
-    """An event of the client, or of the drill itself (`drill.*`)."""
+    """An event of the client, or of the drill itself (`drill.*`); `count` is how many of them, where that is told."""
 
     kind: ClassVar[str] = "note"
     event: str
     source: str = ""
     detail: str = ""
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

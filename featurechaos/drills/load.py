@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import numpy as np
 
 from featurechaos.clock import SystemClock
-from featurechaos.drills.history import HistoryWriter, Pair, Request
+from featurechaos.drills.history import HistoryWriter, Note, Pair, Request
 from featurechaos.drills.script import Load
 from featurechaos.drills.stage import Asked, Stage
-from featurechaos.errors import FeatureError
 from featurechaos.impact import ImpactMonitor
 from featurechaos.impact.counters import BINS
 from featurechaos.impact.pairs import Scored
@@ -29,7 +29,9 @@ class Generator:
     """Asks the stage's client at the script's rate from `WORKERS` threads until it is stopped.
 
     A worker takes the next arrival and sleeps until it is due; when all are held up by slow answers the
-    arrivals they are late for are asked at once, and their `t` still says when they were due.
+    arrivals they are late for are asked at once, and their `t` still says when they were due. No
+    arrival vanishes: a request that got no score is recorded as failed, whatever was raised, and
+    those that were due and could not be asked are told by `drill.unasked`.
     """
 
     def __init__(
@@ -46,7 +48,8 @@ class Generator:
         self._on_record = on_record
         self._clock = SystemClock()
         self._rng = Random(seed)
-        self._next, self._number = 0.0, 0
+        self._next, self._number, self._unasked, self._why = 0.0, 0, 0, "the load fell behind"
+        self._under_way: dict[int, float] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._late_s = stage.client.settings.policy.deadline_s + GRACE_S
@@ -67,10 +70,16 @@ class Generator:
             thread.start()
 
     def stop(self, within_s: float = 10.0) -> None:
-        """No more requests; those under way end, pairs are counted."""
+        """No more requests; those under way end within that, pairs are counted, what was missed is told."""
+        ended = self._now()
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         for thread in self._threads:
-            thread.join(within_s)
+            if thread.ident is not None:
+                thread.join(max(0.0, ended + within_s - self._now()))
+        self._give_up()
+        self._tell_unasked(ended)
         if self.monitor is not None:
             self.monitor.flush(within_s)
             self.monitor.close()
@@ -81,18 +90,31 @@ class Generator:
             wait_s = due - self._now()
             if wait_s > 0 and self._stopped.wait(wait_s):
                 return
-            record = self._ask(due, number, asked)
-            self._writer.add(record)
-            self._on_record(record)
+            if asked is not None:
+                with self._lock:
+                    self._under_way[number] = due
+                self._keep(number, self._ask(due, number, asked))
+            else:
+                with self._lock:
+                    self._unasked += 1
 
-    def _arrival(self) -> tuple[float, int, Asked] | None:
+    def _arrival(self) -> tuple[float, int, Asked | None] | None:
+        """When the next request is due, its number, and what it asks: None where none could be made."""
         if self._stopped.is_set():
             return None
         with self._lock:
             self._number += 1
-            gap = 1 / self._load.rate_per_s
-            self._next += self._rng.expovariate(1 / gap) if self._load.arrivals == "poisson" else gap
-            return self._next, self._number, self._stage.draw(self._rng, self._stage.client.clock.wall())
+            self._next += self._gap()
+            try:
+                asked = self._stage.draw(self._rng, self._stage.client.clock.wall())
+            except Exception as error:  # noqa: BLE001 - a callable of the user's own may raise anything
+                self._why = f"a request could not be made: {_told_error(error)}"
+                return self._next, self._number, None
+            return self._next, self._number, asked
+
+    def _gap(self) -> float:
+        rate = self._load.rate_per_s
+        return self._rng.expovariate(rate) if self._load.arrivals == "poisson" else 1 / rate
 
     def _ask(self, due: float, number: int, asked: Asked) -> Request:
         request_id = f"drill-{number}"
@@ -101,14 +123,43 @@ class Generator:
             response = self._stage.client.get_online_features(
                 self._stage.features, asked.entity_rows, request_id=request_id
             )
-        except FeatureError as error:
+        except Exception as error:  # noqa: BLE001 - whatever was raised, the caller got no score
             took = self._clock.monotonic() - begun
-            return Request(t=due, t_done=self._now(), request_id=request_id, latency_s=took, ok=False, error=str(error))
+            return _failed(due, self._now(), request_id, took, _told_error(error))
         took = self._clock.monotonic() - begun
-        done = self._now()
-        if self.monitor is not None:
-            self.monitor.predict(response, **asked.inputs)
-        return _told(response, due=due, done=done, took=took, late=took > self._late_s)
+        record = _told(response, due=due, done=self._now(), took=took, late=took > self._late_s)
+        try:
+            if self.monitor is not None:
+                self.monitor.predict(response, **asked.inputs)
+        except Exception as error:  # noqa: BLE001 - a model's own error may be of any type
+            return replace(record, t_done=self._now(), ok=False, error=_told_error(error))
+        return record
+
+    def _keep(self, number: int, record: Request) -> None:
+        """Write a request down, unless it was given up before it came back."""
+        with self._lock:
+            if self._under_way.pop(number, None) is None:
+                return
+        self._writer.add(record)
+        self._on_record(record)
+
+    def _give_up(self) -> None:
+        """What has no answer by now failed."""
+        with self._lock:
+            left, now = dict(self._under_way), self._now()
+        for number, due in left.items():
+            took = now - due
+            self._keep(number, _failed(due, now, f"drill-{number}", took, "no answer by the end of the drill"))
+
+    def _tell_unasked(self, ended: float) -> None:
+        with self._lock:
+            while (due := self._next + self._gap()) <= ended:
+                self._next = due
+                self._unasked += 1
+            if not self._unasked:
+                return
+        detail = f"{self._unasked} requests were due and never asked: {self._why}"
+        self._writer.add(Note(t=self._now(), event="drill.unasked", detail=detail, count=self._unasked))
 
     def _paired(self, response: Response, scored: Scored, good: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         records = _pairs(response, scored, good, t=self._now())
@@ -118,6 +169,14 @@ class Generator:
 
     def _now(self) -> float:
         return self._clock.monotonic() - self._began
+
+
+def _failed(due: float, done: float, request_id: str, took: float, error: str) -> Request:
+    return Request(t=due, t_done=done, request_id=request_id, latency_s=took, ok=False, error=error)
+
+
+def _told_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _told(response: Response, *, due: float, done: float, took: float, late: bool) -> Request:

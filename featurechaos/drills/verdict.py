@@ -45,6 +45,8 @@ WORST_FIRST = (
     Outcome.WEAKNESS,
     Outcome.INCONCLUSIVE,
 )
+MOST_UNASKED = 0.01
+"""Past this share of arrivals that were due and never asked, the load was not the one the script wanted."""
 PSI = Psi(probe="psi", max=0.2)
 """The monitor most people have, with its customary alarm; told in every verdict."""
 
@@ -145,6 +147,10 @@ def _doubts(history: History, checks: Iterable[Check], ledger: Ledger) -> Iterat
             yield Outcome.INCONCLUSIVE, doubt if check.why in ("", check.got) else f"{doubt}, {check.why}"
     if any(end.dropped for end in history.of(End)) or any(one.event == "history.truncated" for one in history.of(Note)):
         yield Outcome.INCONCLUSIVE, "The journal was full: part of the drill was not written down"
+    unasked = [one for one in history.of(Note) if one.event == "drill.unasked"]
+    missed = sum(one.count or 0 for one in unasked)
+    if missed > MOST_UNASKED * (missed + len(ledger.whole.requests)):
+        yield Outcome.INCONCLUSIVE, _said("The load was not the one wanted", unasked[0].detail)
     if not ledger.fault_windows:
         yield Outcome.INCONCLUSIVE, "No fault was applied"
 

@@ -15,6 +15,7 @@ from featurechaos.drills.history import (
     End,
     Fault,
     GuardState,
+    Note,
     Pair,
     Phase,
     Record,
@@ -233,3 +234,16 @@ def test_a_margin_asks_for_evidence(value: float, low: float, high: float, outco
     asks = FlipRate(probe="flip_rate", max=0.10, margin=0.02)
 
     assert compare(asks, Measure(value, 1000, "pairs", low, high), "during").outcome is outcome
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.009, Outcome.HELD), (0.02, Outcome.INCONCLUSIVE)])
+def test_arrivals_that_were_never_asked_make_doubt_past_one_percent(
+    held: History, script: Script, share: float, outcome: Outcome
+) -> None:
+    count = int(share * len(held.of(Request)))
+    note = Note(t=70, event="drill.unasked", detail=f"{count} requests were due and never asked", count=count)
+
+    verdict = judge(plus(held, note), script)
+
+    assert verdict.outcome is outcome
+    assert ("never asked" in verdict.sentence) == (outcome is Outcome.INCONCLUSIVE)
