@@ -186,8 +186,10 @@ class Breaker:
         finally:
             if permit is not None:
                 changed = self._settle(gate, permit, begun, succeeded=succeeded)
-        if changed is not None:
-            yield from note(_TOLD[changed], source, reason="probes answered" if succeeded else "")
+        if changed is State.OPEN:
+            yield from note(_TOLD[changed], source, reason="most calls are slow or fail", again=begun_as_probe)
+        elif changed is not None:
+            yield from note(_TOLD[changed], source, reason="probes answered")
         return reading
 
     def _settle(self, gate: Gate, permit: Permit, begun: float, *, succeeded: bool | None) -> State | None:

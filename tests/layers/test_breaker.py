@@ -49,6 +49,18 @@ def test_failures_open_it_and_it_is_told_once(error: Exception) -> None:
     assert refused.effects == []
 
 
+def test_slow_answers_open_it_and_it_says_why() -> None:
+    clock = ManualClock()
+    breaker = breaker_of(clock)
+
+    told = [after(breaker, clock, 0.0, takes_s=0.012) for _ in range(4)]
+
+    assert [one.notes for one in told] == [[], [], [], ["breaker.opened"]]
+    note = next(effect for effect in told[3].effects if isinstance(effect, Note))
+    assert note.fields == {"reason": "most calls are slow or fail", "again": False}
+    assert told[3].error is None, "the answer itself is good"
+
+
 def test_each_source_has_its_own_gate() -> None:
     clock = ManualClock()
     breaker = breaker_of(clock)
