@@ -247,6 +247,9 @@ class _Common(Locked):
         self._forget(batch)
         newest = int(batch.event_time.max()) if len(batch.event_time) else None
         report = WriteReport(batch.ask.view.name, len(batch.blobs), dict(counts), newest)
+        for name, each in counts.items():
+            if each.error:
+                self.observer.tell("write.failed", name, {"view": report.view, "error": each.error})
         if not report.is_complete:
             failed = "; ".join(f"{name}: {c.failed} rows failed, {c.error}" for name, c in counts.items() if c.error)
             raise PartialWrite(f"view {report.view!r} was not written everywhere: {failed}", report=report)

@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 CATALOGUE: Mapping[str, str] = {
-    "source.answered": "an attempt at a source ended; fields: outcome, seconds, injected",
-    "source.failed": "a source gave no answer and its rows moved on; fields: cause, rows by view",
-    "rows.moved": "some rows of a view moved on from a source; fields: view, causes",
+    "source.answered": "an attempt at a source ended; fields: outcome, seconds",
+    "source.failed": "a source gave no answer and its rows moved on; fields: cause, rows (by view), injected, error",
+    "rows.moved": "some rows of a view moved on from a source; fields: view, causes, injected",
     "retry.scheduled": "a source is asked again; fields: attempt, wait_s",
     "retry.denied": "the retry budget had no token left",
     "breaker.opened": "a source is not asked for a while; fields: reason, again (a probe failed)",
     "breaker.probed": "one request was let through to see",
-    "breaker.closed": "a source takes its full share again",
-    "breaker.ramping": "a source takes a growing share again",
+    "breaker.closed": "a source takes its full share again; fields: reason",
+    "breaker.ramping": "a source takes a growing share again; fields: reason",
     "schema.learned": "rows of another layout are now readable; fields: hashes",
-    "fault.applied": "a fault changed a read; fields: fault, rows",
+    "fault.applied": "a fault, named by its kind and its source or view, changed a read; fields: rows",
     "write.failed": "a source took none or not all of a write; fields: view, error",
-    "fault.not_applied": "a fault was due and could not apply; fields: fault, reason",
+    "fault.not_applied": "a fault was due and could not apply; fields: rows, reason",
 }
 
 Listener = Callable[[str, str, Mapping[str, Any]], None]

@@ -54,6 +54,11 @@ class Observer:
         for listener in self.listeners[1:]:
             listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
 
+    def tell(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
+        """One thing happened off the way of a read."""
+        for listener in self.listeners:
+            listener(name, about, fields)
+
     def answered(self, response: Response) -> None:
         """One request was answered."""
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())

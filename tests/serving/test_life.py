@@ -242,10 +242,10 @@ SCRIPT: Script = [
 ]
 
 
-def _done(client: Any, verb: str, given: Any) -> Any:
+def _done(client: Any, verb: str, given: tuple[Any, ...]) -> Any:
     if verb != "get":
         return getattr(client, {"write": "write_to_online_store"}.get(verb, verb))(*given)
-    features, rows, full, exhausted = [*given, *[False, None][len(given) - 2 :]]
+    features, rows, full, exhausted = (given + (False, None)[len(given) - 2 :])[:4]
     return client.get_online_features(features, rows, full, on_exhausted=exhausted, request_id="r")
 
 
