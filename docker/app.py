@@ -121,7 +121,6 @@ def main() -> None:
         ImpactMonitor(client, predict=scored, threshold=THRESHOLD, model="delay_risk") as monitor,
         serve_metrics(client.observer.counters, port, host=host) as endpoint,
     ):
-        client.observer.counters.pairs_from(monitor.pairs_snapshot)
         log.info("metrics on port %d", endpoint.port)
         feeder = threading.Thread(target=feed, args=(client, Random(rng.getrandbits(32)), stop), name="feeder")
         feeder.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,6 +59,7 @@ class _Common(Locked):
         self._is_closed = False
         self._is_started = False
         self._control: Control | None = None
+        self._listener = _listener(settings)
         self.observer.watch(self._serving, self._snapshots, self.clock.wall)
 
     @classmethod
@@ -132,6 +133,10 @@ class _Common(Locked):
             for view, rules in self._serving.rules.items()
         }
 
+    def count_pairs(self, pairs: Callable[[], Mapping[Any, tuple[int, int]]]) -> None:
+        """Tell these pairs and flips among the metrics; an `ImpactMonitor` does this by itself."""
+        self.observer.counters.pairs_from(pairs)
+
     def listen(self, listener: Listener) -> None:
         """Hear every note of every read: `listener(name, about, fields)`, quick and without raising."""
         self.observer.listeners.append(listener)
@@ -162,10 +167,8 @@ class _Common(Locked):
     def _listen(self) -> None:
         """Take faults from other processes, if this installation does."""
         at, token = self.settings.chaos.listen, self.settings.chaos_token
-        if at is not None and token is not None and not refusal(self.settings):
-            from featurechaos.faults.control import listen
-
-            self._control = listen(self.chaos, at, token, self.clock.monotonic)
+        if self._listener is not None and at is not None and token is not None:
+            self._control = self._listener(self.chaos, at, token, self.clock.monotonic)
 
     def forked(self) -> None:
         """In a child nothing runs in the background yet."""
@@ -233,7 +236,7 @@ class _Common(Locked):
         return named
 
     def _forget(self, batch: Batch) -> None:
-        """What was remembered of rows just written is older than what is stored; of deleted ones it must not come back."""
+        """What was remembered of rows just written is old now; of deleted ones it must not come back."""
         memory, base, ids = self._serving.memory, batch.ask.view.base, batch.ask.keys.ids
         if not memory.keeps(base):
             return
@@ -594,6 +597,15 @@ class Inline:
 def _is_ahead(report: WriteReport) -> bool:
     """Whether some row outlived its tombstone: writes may be dated a little ahead of the clock."""
     return any(counts.older for counts in report.sources.values())
+
+
+def _listener(settings: Settings) -> Callable[[Board, str, str, Callable[[], float]], Control | None] | None:
+    """What takes faults from other processes, where this installation does; imported before a request waits for it."""
+    if settings.chaos.listen is None or refusal(settings):
+        return None
+    from featurechaos.faults.control import listen
+
+    return listen
 
 
 def _add(total: WriteCounts, more: WriteCounts) -> None:

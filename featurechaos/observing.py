@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from featurechaos.config import Settings
 from featurechaos.errors import SpecError
 from featurechaos.metrics import Counters, Seen
-from featurechaos.model import Status
+from featurechaos.model import Cause, Status
 from featurechaos.response import Response, ViewAnswer
 
 if TYPE_CHECKING:
@@ -34,10 +36,17 @@ class Observer:
         self.listeners: list[Listener] = [self._note]
         self._endpoint: Endpoint | None = None
         self._served_by = 0
+        self._first: dict[str, str] = {}
+        """The source each view is asked of first, which a row that fell back has left."""
+        if settings.metrics.port is not None:
+            with suppress(ImportError):  # `serve` says so; here, because a request would wait for the import
+                import_module("prometheus_client")
+            import_module("featurechaos.metrics.export")
 
     def watch(self, serving: Serving, snapshots: Mapping[str, Any], wall: Callable[[], float]) -> None:
         """Take the gauges from these."""
         gauges = self.counters.gauges
+        self._first = {view: rules.online[0] if rules.online else "" for view, rules in serving.rules.items()}
         if serving.breaker is not None:
             for source, gate in serving.breaker.gates.items():
                 gauges.add("breaker_state", {"source": source}, lambda gate=gate: float(gate.state))  # type: ignore[misc]
@@ -67,8 +76,20 @@ class Observer:
         for view, answer in response.answers.items():
             if answer.fan.nulls is not None:
                 self.counters.keys_null(view, int(answer.fan.nulls.sum()))
-            if answer.part.exhausted is not None:
-                self.counters.exhausted(view, int(answer.part.exhausted.sum()))
+            if not answer.part.is_fresh:
+                self._fell_back(view, answer)
+
+    def _fell_back(self, view: str, answer: ViewAnswer) -> None:
+        """Count the rows that are not simply the primary's, as their provenance has them."""
+        truth = answer.provenance
+        cause = np.where(truth.cause == Cause.KEY_NULL, np.uint8(Cause.NONE), truth.cause)
+        if cause.any():
+            self.counters.fallbacks(view, self._first[view], cause, injected=truth.injected)
+        if answer.part.exhausted is not None:
+            lost = answer.spread(answer.part.exhausted, False, bool)
+            for injected in (False, True):
+                if n := int((lost & (truth.injected == injected)).sum()):
+                    self.counters.exhausted(view, n, injected=injected)
 
     def serve(self) -> None:
         """Start the metrics endpoint if the config wants one; once in each process.
@@ -99,13 +120,6 @@ class Observer:
     def _note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
         if name in _LOGGED and not fields.get("again"):  # a failed probe changes nothing that anyone must hear of
             log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
-        elif name == "source.failed":
-            for view, n in fields["rows"].items():
-                self.counters.fallbacks(view, about, int(fields["cause"]), injected=fields["injected"], n=n)
-        elif name == "rows.moved":
-            injected = bool(np.any(fields["injected"]))
-            for cause, n in fields["causes"].items():
-                self.counters.fallbacks(fields["view"], about, int(cause), injected=injected, n=n)
         elif name == "retry.scheduled":
             self.counters.retried(about)
         elif name in ("fault.applied", "fault.not_applied"):
@@ -114,7 +128,12 @@ class Observer:
 
 def _seen(answer: ViewAnswer) -> Seen:
     part, view = answer.part, answer.view.name
-    if part.is_fresh and answer.fan.nulls is None and isinstance(part.origin, int) and isinstance(part.injected, bool):
+    if (
+        part.is_fresh
+        and answer.fan.inverse is None
+        and isinstance(part.origin, int)
+        and isinstance(part.injected, bool)
+    ):
         return Seen(view, part.origin, Status.PRESENT, part.injected, answer.fan.n, part.rows.event_time)
     truth = answer.provenance
     return Seen(view, truth.origin, truth.status, truth.injected, answer.fan.n, truth.event_time)

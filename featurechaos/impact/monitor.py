@@ -105,6 +105,8 @@ class ImpactMonitor:
         self._on_pairs = on_pairs
         self._begin(is_closed=False)
         _MONITORS.add(self)
+        if hasattr(client, "count_pairs"):
+            client.count_pairs(_told_while_alive(self))
 
     def _begin(self, *, is_closed: bool) -> None:
         """Start counting from nothing; again in a forked child, which has none of the parent's threads."""
@@ -265,6 +267,17 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 async def _awaited(given: Any) -> Any:
     return await given
+
+
+def _told_while_alive(monitor: ImpactMonitor) -> Callable[[], Mapping[PairKey, tuple[int, int]]]:
+    """A monitor's pairs for its client's metrics; the client must not keep the monitor alive."""
+    known = weakref.ref(monitor)
+
+    def pairs() -> Mapping[PairKey, tuple[int, int]]:
+        alive = known()
+        return {} if alive is None else alive.pairs_snapshot()
+
+    return pairs
 
 
 _MONITORS: weakref.WeakSet[ImpactMonitor] = weakref.WeakSet()

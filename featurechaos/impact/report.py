@@ -14,6 +14,7 @@ from featurechaos.impact.detectors import Alarm, PsiAlarm
 from featurechaos.impact.pairs import Pairs
 from featurechaos.model import Cause, Origin
 
+_BLIND_SHARE = 0.05
 _HEAD = ("", "pairs", "flips", "flip rate", "mean |Δ|", "mean Δ", "alert ratio", "PSI")
 
 
@@ -178,10 +179,22 @@ class Report:
             f"{self.dropped:,} dropped, {self.failed:,} failed"
         )
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether so many predictions have no pair that quiet means nothing, as in an outage without a witness."""
+        return self.unpaired + self.failed > _BLIND_SHARE * self.sampled
+
     def _alarm_lines(self) -> Iterator[str]:
+        if self.is_blind:
+            yield (
+                f"NOT MEASURED: {self.unpaired:,} predictions had no clean features to compare with (after a real "
+                f"outage impact.reference_source gives them), {self.failed:,} could not be scored; the rates above are "
+                f"of the {self.pairs:,} pairs only"
+            )
         if self.alarm is not None:
             since = "" if self.alarm.first_at is None else f", first after {self.alarm.first_at:,} pairs"
-            state = f"{_on_off(self.alarm.is_on)}, fired {self.alarm.fired}{since}"
+            quiet = "unknown" if self.is_blind and not self.alarm.is_on else _on_off(self.alarm.is_on)
+            state = f"{quiet}, fired {self.alarm.fired}{since}"
             yield f"flips over {self.alarm.budget:.1%}: {state}"
         yield f"score drift (PSI): {_on_off(self.psi_alarm)}"
 

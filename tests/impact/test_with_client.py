@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin
+from featurechaos.errors import StoreUnavailable
 from featurechaos.faults import Outage
 from featurechaos.impact import ImpactMonitor, Report
 
@@ -28,7 +29,7 @@ CONFIG = {
             "ttl_s": None,
         }
     ],
-    "policy": {"last_known": None, "retry": None, "breaker": None, "empty": None},
+    "policy": {"deadline_s": 10, "last_known": None, "retry": None, "breaker": None, "empty": None},
     "chaos": {"enabled": True, "max_share": 1.0},
 }
 RISK = np.random.default_rng(41).random(ROWS).astype(np.float32)
@@ -121,3 +122,15 @@ def test_an_async_client_is_monitored_alike(monkeypatch: pytest.MonkeyPatch) -> 
     report = asyncio.run(run())
 
     assert (report.pairs, report.flips) == (ROWS, int((RISK < 0.3).sum()))
+
+
+def test_a_real_outage_without_a_witness_is_not_told_as_quiet(client: FeatureClient) -> None:
+    store = client.store("primary")
+    with ImpactMonitor(client, risk, threshold=0.3, sample_share=1.0, flip_budget=0.02) as monitor:
+        store.fail_with = StoreUnavailable("gone")  # type: ignore[attr-defined]
+        serve(client, monitor)
+        report = monitor.report()
+
+    assert (report.pairs, report.unpaired, report.is_blind) == (0, ROWS, True)
+    assert f"NOT MEASURED: {ROWS:,} predictions had no clean features" in str(report)
+    assert "flips over 2.0%: unknown" in str(report)

@@ -315,10 +315,10 @@ def test_a_row_dated_ahead_is_deleted_too() -> None:
 def test_an_answer_on_its_way_does_not_bring_a_deleted_row_back() -> None:
     house = House(ManualClock(), last_known={"keep_s": 60})
     house.has("primary", FRESH)
-    batch = house.client._batch("v", {"k": [1], "f": [FRESH], "event_timestamp": [EARLY]})  # noqa: SLF001 - what was read
+    batch = house.client._batch("v", {"k": [1], "f": [FRESH], "event_timestamp": [EARLY]})
     house.client.delete("v", {"k": [1]})
 
-    house.client._serving.memory.keep("v", batch.ask.keys.ids, batch.blobs)  # noqa: SLF001 - the late answer is taken in
+    house.client._serving.memory.keep("v", batch.ask.keys.ids, batch.blobs)
     house.has("primary", "down")
 
     assert told(house.get())[1] is D
