@@ -19,7 +19,7 @@ from featurechaos.threaded import Bounded, Threaded
 from tests.layers.kit import VIEW, ask_of, rows_of
 
 CLOCK = SystemClock()
-SOON_S, SLACK_S = 0.05, 0.4
+SOON_S, SLACK_S = 0.05, 0.5
 
 
 class Hanging(MemoryStore):
@@ -69,7 +69,7 @@ def test_a_store_that_keeps_no_deadline_is_left_behind_at_it(hanging: Hanging, w
     with pytest.raises(StoreTimeout, match="source 'it' gave no answer in time"):
         calls(Bounded(hanging, "it"))[which](until)
 
-    assert 0 <= CLOCK.monotonic() - until < SLACK_S
+    assert -0.01 < CLOCK.monotonic() - until < SLACK_S
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["read", "layouts", "write"])
