@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featurechaos.effects import Effect, Plan, Read, Sleep
-from featurechaos.errors import StoreTimeout
+from featurechaos.errors import StoreError, StoreTimeout
 
 if TYPE_CHECKING:
     from featurechaos.engine import World
@@ -40,8 +40,12 @@ class Branch:
         if self.pending is not None:
             try:
                 answers = self.pending.advance()
-            except Exception as error:  # noqa: BLE001 - the plan decides what an error means
+            except StoreError as error:
                 self._throw(error)
+                return
+            except Exception as error:  # noqa: BLE001 - the plan decides what an error means
+                self.pending.abandon()  # Who knows what is left on its connection.
+                self._throw(self._unavailable(error))
                 return
             if answers is not None:
                 self._send(answers)
@@ -92,8 +96,20 @@ class Branch:
         begin = getattr(self._world.stores[effect.source], "begin", None)
         if begin is None or effect.as_of_us is not None:
             return False
-        self.pending, self.wake, self._source = begin(effect.asks, effect.until), effect.until, effect.source
+        self._source = effect.source
+        try:
+            self.pending = begin(effect.asks, effect.until)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._unavailable(error) from error
+        self.wake = effect.until
         return True
+
+    def _unavailable(self, error: Exception) -> StoreError:
+        told = self._world.unavailable(self._source, error)
+        told.__cause__ = error
+        return told
 
 
 def _sender(plan: Plan[Any], value: Any) -> Callable[[], Effect]:
@@ -124,34 +140,36 @@ def run_all(plans: Sequence[Plan[Any]], world: World, perform: Perform) -> list[
 
 
 def run_first(plans: Sequence[Plan[Any]], after_s: float, world: World, perform: Perform) -> Any:
-    """Start the next plan when the last is late or failed; the first result wins."""
+    """Start the next plan as soon as the latest one started has failed, or after `after_s`; the first result wins."""
     branches = [Branch(plan, world, perform) for plan in plans]
     started: list[Branch] = []
     try:
-        due = world.monotonic()
+        now = due = world.monotonic()
         while True:
             for branch in started:
                 if branch.is_done and branch.error is None:
                     return branch.result
-            failed = all(branch.is_done for branch in started)
-            if len(started) < len(branches) and (failed or world.monotonic() >= due):
+            if len(started) < len(branches) and (not started or started[-1].is_done or now >= due):
                 branch = branches[len(started)]
                 started.append(branch)
                 due = world.monotonic() + after_s
                 branch.start()
                 continue
             running = [branch for branch in started if not branch.is_done]
-            if running:
-                _wait(running, world, due if len(started) < len(branches) else None)
-            elif len(started) == len(branches):
+            if not running:
                 raise started[-1].error  # type: ignore[misc]
+            now = _wait(running, world, due if len(started) < len(branches) else None)
     finally:
         for branch in branches:
             branch.leave()
 
 
-def _wait(running: Sequence[Branch], world: World, due: float | None = None) -> None:
-    """Wait for the first socket or time of some branches, then let each look."""
+def _wait(running: Sequence[Branch], world: World, due: float | None = None) -> float:
+    """Wait for the first socket or time of some branches, then let each look; returns what time it is.
+
+    A wait that nothing cut short has reached the time it was for, whatever the clock says: one that is turned by
+    hand may stand still.
+    """
     poller = select.poll()
     for branch in running:
         if branch.pending is not None:
@@ -160,10 +178,14 @@ def _wait(running: Sequence[Branch], world: World, due: float | None = None) -> 
     if due is not None:
         wakes.append(due)
     left = max(0.0, min(wakes) - world.monotonic()) if wakes else None
+    is_cut_short = False
     if any(branch.pending is not None for branch in running):
-        poller.poll(None if left is None else left * 1000)
+        is_cut_short = bool(poller.poll(None if left is None else left * 1000))
     elif left:
         world.sleep(left)
     now = world.monotonic()
+    if wakes and not is_cut_short:
+        now = max(now, min(wakes))
     for branch in running:
         branch.advance(now)
+    return now

@@ -7,6 +7,7 @@ on its way is abandoned with its connection.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,32 @@ from typing import Any, TypeVar
 from featurechaos.branches import run_all, run_first
 from featurechaos.codec import Layout
 from featurechaos.effects import All, Describe, Effect, First, Note, Plan, Read, Sleep
-from featurechaos.errors import DecodeError
+from featurechaos.errors import DecodeError, StoreError, StoreUnavailable
 from featurechaos.events import Listener
 from featurechaos.stores import AsyncStore, Store
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True, eq=False)
-class World:
+class _Stranger:
+    """Errors that no adapter has translated: a driver's own must cost its source, not the request."""
+
+    _logged: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+
+    def unavailable(self, source: str, error: Exception) -> StoreUnavailable:
+        """What a plan is told instead; the error itself goes to the log, once for each source and type."""
+        kind = type(error).__name__
+        if (source, kind) not in self._logged:
+            self._logged.add((source, kind))
+            log.error("source %r raised what its adapter does not translate", source, exc_info=error)
+        return StoreUnavailable(f"source {source!r}: {kind}: {error}")
+
+
+@dataclass(slots=True, eq=False)
+class World(_Stranger):
     """Where effects happen: the stores by name, who listens, how to wait."""
 
     stores: Mapping[str, Store]
@@ -37,7 +55,7 @@ class World:
 
 
 @dataclass(slots=True, eq=False)
-class AsyncWorld:
+class AsyncWorld(_Stranger):
     """The same for asyncio."""
 
     stores: Mapping[str, AsyncStore]
@@ -68,15 +86,20 @@ def run(plan: Plan[T], world: World) -> T:
 
 def perform(effect: Effect, world: World) -> Any:
     """Do one thing a plan asked for."""
-    if type(effect) is Read:
-        return world.stores[effect.source].read(effect.asks, effect.until, as_of_us=effect.as_of_us)
+    if type(effect) is Read or type(effect) is Describe:
+        store = world.stores[effect.source]
+        try:
+            if isinstance(effect, Read):
+                return store.read(effect.asks, effect.until, as_of_us=effect.as_of_us)
+            return readable(store.layouts(effect.project, effect.hashes, effect.until))
+        except StoreError:
+            raise
+        except Exception as error:
+            raise world.unavailable(effect.source, error) from error
     if type(effect) is Note:
         return world.tell(effect)
     if type(effect) is Sleep:
         return world.sleep(effect.seconds)
-    if type(effect) is Describe:
-        store = world.stores[effect.source]
-        return readable(store.layouts(effect.project, effect.hashes, effect.until))
     if type(effect) is All:
         return run_all(effect.plans, world, perform)
     assert type(effect) is First
@@ -102,15 +125,20 @@ async def arun(plan: Plan[T], world: AsyncWorld) -> T:
 
 async def aperform(effect: Effect, world: AsyncWorld) -> Any:
     """Do one thing a plan asked for."""
-    if type(effect) is Read:
-        return await world.stores[effect.source].read(effect.asks, effect.until, as_of_us=effect.as_of_us)
+    if type(effect) is Read or type(effect) is Describe:
+        store = world.stores[effect.source]
+        try:
+            if isinstance(effect, Read):
+                return await store.read(effect.asks, effect.until, as_of_us=effect.as_of_us)
+            return readable(await store.layouts(effect.project, effect.hashes, effect.until))
+        except StoreError:
+            raise
+        except Exception as error:
+            raise world.unavailable(effect.source, error) from error
     if type(effect) is Note:
         return world.tell(effect)
     if type(effect) is Sleep:
         return await world.sleep(effect.seconds)
-    if type(effect) is Describe:
-        store = world.stores[effect.source]
-        return readable(await store.layouts(effect.project, effect.hashes, effect.until))
     if type(effect) is All:
         return await _all(effect.plans, world)
     assert type(effect) is First
@@ -139,24 +167,25 @@ async def _all(plans: Sequence[Plan[T]], world: AsyncWorld) -> list[T]:
 
 
 async def _first(plans: Sequence[Plan[T]], after_s: float, world: AsyncWorld) -> T:
+    """The same turns as `run_first`: the next plan starts as soon as the latest has failed, or after `after_s`."""
+    loop = asyncio.get_running_loop()
     waiting = list(plans)
     tasks: list[asyncio.Task[T]] = []
-    running: set[asyncio.Task[T]] = set()
-    last: BaseException | None = None
+    due = loop.time()
     try:
-        while waiting or running:
-            if waiting:
-                task = asyncio.create_task(arun(waiting.pop(0), world))
-                tasks.append(task)
-                running.add(task)
-            done, running = await asyncio.wait(
-                running, timeout=after_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+        while waiting or not all(task.done() for task in tasks):
+            if waiting and (not tasks or tasks[-1].done() or loop.time() >= due):
+                tasks.append(asyncio.create_task(arun(waiting.pop(0), world)))
+                due = loop.time() + after_s
+            await asyncio.wait(
+                [task for task in tasks if not task.done()],
+                timeout=max(0.0, due - loop.time()) if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            for task in done:
-                if (last := task.exception()) is None:
+            for task in tasks:
+                if task.done() and task.exception() is None:
                     return task.result()
-        assert last is not None
-        raise last
+        return tasks[-1].result()  # raises: the error of the last of them
     finally:
         for plan in waiting:
             plan.close()

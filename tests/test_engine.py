@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,7 +15,7 @@ from featurechaos.clock import SystemClock
 from featurechaos.codec import Layout
 from featurechaos.effects import All, Describe, First, Note, Plan, Read, Sleep
 from featurechaos.engine import AsyncWorld, World, arun, run
-from featurechaos.errors import FeatureError, RequestError, StoreTimeout, StoreUnavailable
+from featurechaos.errors import FeatureError, RequestError, StoreRefused, StoreTimeout, StoreUnavailable
 from featurechaos.testing import AsyncMemoryStore, ManualClock, MemoryStore
 from tests.layers.kit import VIEW, ask_of, rows_of
 
@@ -330,6 +331,187 @@ def test_when_all_of_a_race_fail_the_last_error_is_told() -> None:
     for drive in drives:
         with pytest.raises(StoreUnavailable, match="last"):
             drive()
+
+
+class TurnedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose waits take no time: its clock is turned by as much as they would have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def turn(timeout: float | None = None) -> Any:
+            self.now += timeout or 0.0
+            return select(0)
+
+        self._selector.select = turn  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.now
+
+
+RACES: list[tuple[list[tuple[float, str]], float, str, list[float], float]] = [
+    # seconds and outcome of each plan, after_s -> the outcome, when each was started, when it was over
+    ([(5, "a")], 2, "a", [0], 5),
+    ([(1, "a"), (1, "b")], 2, "a", [0], 1),
+    ([(5, "a"), (1, "b")], 2, "b", [0, 2], 3),
+    ([(3, "a"), (9, "b")], 2, "a", [0, 2], 3),
+    ([(1, "no a"), (1, "b")], 9, "b", [0, 1], 2),
+    ([(9, "a"), (1, "no b"), (1, "c")], 2, "c", [0, 2, 3], 4),
+    ([(3, "no a"), (9, "b"), (1, "c")], 2, "c", [0, 2, 4], 5),
+    ([(3, "no a"), (9, "b")], 2, "b", [0, 2], 11),
+    ([(1, "no a"), (1, "no b"), (1, "no c")], 9, "no c", [0, 1, 2], 3),
+    ([(9, "no a"), (1, "no b")], 2, "no b", [0, 2], 9),
+]
+
+
+@pytest.mark.parametrize("driver", ["sync", "asynchronous"])
+@pytest.mark.parametrize("case", RACES)
+def test_both_drivers_run_a_race_alike(
+    driver: str, case: tuple[list[tuple[float, str]], float, str, list[float], float]
+) -> None:
+    given_, after_s, wanted, starts, over = case
+    clock = ManualClock()
+    started: list[float] = []
+
+    def now() -> float:
+        return asyncio.get_running_loop().time() if driver == "asynchronous" else clock.monotonic() - 1000
+
+    def racing(seconds: float, outcome: str) -> Plan[str]:
+        started.append(now())
+        yield Sleep(seconds)
+        if outcome.startswith("no"):
+            raise StoreUnavailable(outcome)
+        return outcome
+
+    def plan() -> Plan[tuple[str, float]]:
+        try:
+            won = yield First([racing(*each) for each in given_], after_s)
+        except StoreUnavailable as error:
+            won = str(error)
+        return won, now()
+
+    if driver == "sync":
+        told = run(plan(), World({}, sleep=clock.advance, monotonic=clock.monotonic))
+    else:
+        with asyncio.Runner(loop_factory=TurnedLoop) as runner:
+            told = runner.run(arun(plan(), AsyncWorld({})))
+
+    assert told == (wanted, over)
+    assert started == pytest.approx(starts)
+
+
+def test_a_clock_that_stands_still_ends_no_wait_early_and_none_never() -> None:
+    clock = ManualClock()
+    slept: list[float] = []
+
+    def waiting(name: str, seconds: float) -> Plan[str]:
+        yield Sleep(seconds)
+        return name
+
+    def plan() -> Plan[Any]:
+        return (yield All([waiting("a", 1), (yield from _raced(waiting))]))
+
+    def _raced(make: Callable[[str, float], Plan[str]]) -> Plan[Plan[str]]:
+        won = yield First([make("slow", 9), make("quick", 1)], 2)
+        return make(won, 0.5)
+
+    assert run(plan(), World({}, sleep=slept.append, monotonic=clock.monotonic)) == ["a", "quick"]
+    assert min(slept) > 0
+
+
+class Strange(MemoryStore):
+    """A store whose driver raises what nobody translated."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.fail_with = error  # type: ignore[assignment]
+
+
+class Begun(Strange):
+    """The same over a socket."""
+
+    def __init__(self, error: BaseException, *, at_begin: bool) -> None:
+        super().__init__(error)
+        self.at_begin, self.is_abandoned = at_begin, False
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.send(b"x")
+
+    def begin(self, asks: Any, until: float) -> Begun:
+        if self.at_begin:
+            self._may_fail()
+        return self
+
+    def fileno(self) -> int:
+        return self.ours.fileno()
+
+    def advance(self) -> None:
+        self._may_fail()
+
+    def abandon(self) -> None:
+        self.is_abandoned = True
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.mark.parametrize("driver", ["sync", "asynchronous"])
+@pytest.mark.parametrize("how", ["read", "describe", "beside"])
+def test_an_error_nobody_translated_is_a_source_that_gave_no_answer(
+    driver: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, error = Both(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")
+    both.stores["strange"] = Strange(error)
+
+    def asking() -> Plan[Any]:
+        if how == "describe":
+            return (yield Describe("strange", "t", [7], 1e9))
+        return (yield Read("strange", [ask_of([1])], 1e9))
+
+    def plan() -> Plan[str]:
+        told = []
+        for _ in range(2):
+            try:
+                yield from asking() if how != "beside" else (each for each in [All([asking()])])
+            except StoreUnavailable as failure:
+                told.append(str(failure) if failure.__cause__ is error else "and nobody knows why")
+        return "; ".join(told)
+
+    wanted = f"source 'strange': UnicodeDecodeError: {error}"
+    assert getattr(both, driver)(plan()) == f"{wanted}; {wanted}"
+    assert len(caplog.records) == 1, "once, not at every read"
+    assert "'strange'" in caplog.text
+
+
+@pytest.mark.parametrize("at_begin", [True, False])
+def test_so_it_is_over_a_socket_whose_connection_is_let_go(at_begin: bool) -> None:
+    both, store = Both(), Begun(ValueError("what is this"), at_begin=at_begin)
+    both.stores["strange"] = store
+
+    def plan() -> Plan[Any]:
+        return (yield All([_reading("strange")]))
+
+    with pytest.raises(StoreUnavailable, match="source 'strange': ValueError: what is this"):
+        both.sync(plan())
+
+    assert store.is_abandoned is not at_begin
+    store.abandon()
+
+
+def _reading(source: str) -> Plan[Any]:
+    return (yield Read(source, [ask_of([1])], 2000.0))
+
+
+@pytest.mark.parametrize("driver", ["sync", "asynchronous"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreRefused("no")])
+def test_interrupts_and_errors_of_ours_come_as_they_are(driver: str, error: BaseException) -> None:
+    both = Both()
+    both.stores["strange"] = Strange(error)
+
+    with pytest.raises(type(error)) as caught:
+        getattr(both, driver)(_reading("strange"))
+
+    assert caught.value is error
 
 
 def test_the_first_error_of_several_ends_the_others() -> None:
