@@ -8,11 +8,13 @@ from math import inf
 from featurechaos.clock import Clock
 from featurechaos.codec import Layout, Rows
 from featurechaos.effects import Plan, describe, note, read
+from featurechaos.errors import StoreError
 from featurechaos.model import Origin
 from featurechaos.readings import Part, Reading, Request, judge, rows_of
 from featurechaos.stores import Answer
 
 _ASK_AGAIN_S = 10.0
+_AFTER_ERROR_S = 0.5
 _MOST_UNKNOWN = 1024
 
 
@@ -20,24 +22,20 @@ class Fetch:
     """Read every ask of a request from its source.
 
     Rows of another layout are read by name; a layout not met before is fetched once, in the same
-    deadline, so that a rolling schema change never costs a row.
+    deadline, so that a rolling schema change never costs a row. Where it can't be had, its rows are CORRUPT
+    and all others are served as they were read.
     """
 
     def __init__(self, clock: Clock, roles: Mapping[str, Origin], known: dict[int, Layout]) -> None:
         self._clock, self._roles, self._known = clock, roles, known
-        self._asked_at: dict[int, float] = {}
+        self._not_before: dict[int, float] = {}
 
     def __call__(self, request: Request) -> Plan[Reading]:
         answers = yield from read(request)
         decoded = self._decoded(request, answers)
         missing = frozenset().union(*(unknown for _, unknown in decoded))
-        if missing and (hashes := self._worth_asking(missing)):
-            found = yield from describe(request, request.asks[0].view.project, hashes)
-            self._asked_at.update(dict.fromkeys(set(hashes) - set(found), self._clock.monotonic()))
-            if found:
-                self._known.update(found)
-                yield from note("schema.learned", request.source, hashes=sorted(found))
-                decoded = self._decoded(request, answers)
+        if missing and (yield from self._learned(request, self._worth_asking(missing))):
+            decoded = self._decoded(request, answers)
         origin = int(self._roles[request.source])
         parts = []
         for (rows, _), rules in zip(decoded, request.rules, strict=True):
@@ -48,13 +46,30 @@ class Fetch:
     def _decoded(self, request: Request, answers: list[Answer]) -> list[tuple[Rows, frozenset[int]]]:
         return [rows_of(ask, answer, self._known) for ask, answer in zip(request.asks, answers, strict=True)]
 
-    def _worth_asking(self, hashes: frozenset[int]) -> list[int]:
-        """A layout nobody could describe is not asked for again at once: it would cost every read a trip.
+    def _learned(self, request: Request, hashes: list[int]) -> Plan[bool]:
+        """Ask how rows of these hashes are laid out; whether any is readable now."""
+        if not hashes:
+            return False
+        wait_s, reason = _ASK_AGAIN_S, "nobody described it"
+        found: dict[int, Layout] = {}
+        try:
+            found = yield from describe(request, request.asks[0].view.project, hashes)
+        except StoreError as error:  # That a source failed once says nothing of the layout.
+            wait_s, reason = _AFTER_ERROR_S, str(error)
+        if unknown := sorted(set(hashes) - set(found)):
+            self._not_before.update(dict.fromkeys(unknown, self._clock.monotonic() + wait_s))
+            yield from note("schema.unknown", request.source, hashes=unknown, reason=reason)
+        if found:
+            self._known.update(found)
+            yield from note("schema.learned", request.source, hashes=sorted(found))
+        return bool(found)
 
-        Only an answer counts as nobody: reads that meet a layout while another is still asking, or after a
-        description that came too late, ask for themselves.
+    def _worth_asking(self, hashes: frozenset[int]) -> list[int]:
+        """A layout that was asked for in vain is not asked for again at once: it would cost every read a trip.
+
+        Reads that meet a layout while another is still asking ask for themselves.
         """
         now = self._clock.monotonic()
-        if len(self._asked_at) > _MOST_UNKNOWN:
-            self._asked_at.clear()
-        return [h for h in hashes if now - self._asked_at.get(h, -inf) >= _ASK_AGAIN_S]
+        if len(self._not_before) > _MOST_UNKNOWN:
+            self._not_before.clear()
+        return [h for h in hashes if now >= self._not_before.get(h, -inf)]

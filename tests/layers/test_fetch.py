@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from featurechaos.codec import Layout, column, encode, nulls
-from featurechaos.effects import Describe, Read
-from featurechaos.errors import StoreTimeout
+from featurechaos.effects import Describe, Note, Read
+from featurechaos.errors import StoreRefused, StoreTimeout, StoreUnavailable
 from featurechaos.layers.fetch import Fetch
 from featurechaos.model import Origin, Verdict
 from featurechaos.readings import Rules
@@ -105,7 +105,8 @@ def test_a_layout_nobody_knows_is_not_asked_for_again_for_ten_seconds() -> None:
     clock = ManualClock()
     layer, store = fetch(clock), add_rows(MemoryStore(), clock, {1: 1.0}, view=NEW)
 
-    assert asks(played(clock, layer, store, 1)) == [Read, Describe]
+    first = played(clock, layer, store, 1)
+    assert (asks(first)[:2], first.notes) == ([Read, Describe], ["schema.unknown"])
     clock.advance(9.9)
     told = played(clock, layer, store, 1)
     assert (asks(told), verdicts(told)) == ([Read], [Verdict.CORRUPT])
@@ -118,16 +119,32 @@ def test_a_layout_nobody_knows_is_not_asked_for_again_for_ten_seconds() -> None:
     assert values_of(told.result.parts[0]) == [1.0]
 
 
-def test_a_description_that_does_not_come_is_asked_for_again_at_the_next_read() -> None:
-    """That a source was slow once says nothing of the layout."""
+@pytest.mark.parametrize("error", [StoreTimeout("late"), StoreRefused("may not"), StoreUnavailable("gone")])
+def test_a_description_that_does_not_come_costs_its_own_rows_only(error: Exception) -> None:
+    clock = ManualClock()
+    store = add_rows(rows_of(clock, {1: 1.0, 3: 3.0}), clock, {2: 2.0}, view=NEW)
+
+    told = play(fetch(clock)(request_of(clock, [1, 2, 3])), {"primary": iter([store, error])}, clock)
+
+    assert verdicts(told) == [Verdict.FRESH, Verdict.CORRUPT, Verdict.FRESH]
+    assert told.notes == ["schema.unknown"]
+    note = told.effects[-1]
+    assert isinstance(note, Note)
+    assert note.fields == {"hashes": [Layout.of(NEW).hash], "reason": str(error)}
+
+
+def test_it_is_asked_for_again_after_half_a_second() -> None:
+    """That a source was slow once says nothing of the layout; a source that is slow must not be asked at every read."""
     clock = ManualClock()
     layer = fetch(clock)
     store = described(add_rows(rows_of(clock, {1: 1.0}), clock, {2: 2.0}, view=NEW), NEW)
+    play(layer(request_of(clock, [1, 2])), {"primary": iter([store, StoreTimeout("late")])}, clock)
 
-    late = play(layer(request_of(clock, [1, 2])), {"primary": iter([store, StoreTimeout("late")])}, clock)
+    clock.advance(0.49)
+    assert asks(played(clock, layer, store, 1, 2)) == [Read]
+    clock.advance(0.02)
     told = played(clock, layer, store, 1, 2)
 
-    assert isinstance(late.error, StoreTimeout)
     assert values_of(told.result.parts[0]) == [1.0, 2.0]
 
 
