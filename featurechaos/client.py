@@ -21,7 +21,7 @@ from featurechaos.config import Settings
 from featurechaos.effects import Plan
 from featurechaos.engine import AsyncWorld, World, arun, run
 from featurechaos.entities import Entities, EntityRows
-from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreError
+from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreError, StoreTimeout
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
@@ -371,7 +371,7 @@ class FeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        reading = run(self._serving.plan(call.request), self._world)
+        reading = run(self._serving.asked(call.request), self._world)
         response = self._serving.response(call, reading)
         self.observer.answered(response)
         if (error := self._serving.exhausted(call, response)) is not None:
@@ -442,7 +442,10 @@ class FeatureClient(_Common):
                 try:
                     _add(counts, self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
                 except FeatureError as error:
-                    counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
+                    counts.error = counts.error or str(error)
+                    if isinstance(error, StoreTimeout):
+                        break  # the other batches would wait for it as long, one after another
+            counts.failed = len(batch.blobs) - counts.written - counts.older
         return self._report(batch, {**totals, **(done or {})})
 
     def _is_up(self, name: str) -> bool:
@@ -492,7 +495,7 @@ class AsyncFeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        reading = await arun(self._serving.plan(call.request), self._world)
+        reading = await arun(self._serving.asked(call.request), self._world)
         response = self._serving.response(call, reading)
         self.observer.answered(response)
         if (error := self._serving.exhausted(call, response)) is not None:
@@ -552,7 +555,10 @@ class AsyncFeatureClient(_Common):
                 try:
                     _add(counts, await self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
                 except FeatureError as error:
-                    counts.error, counts.failed = str(error), counts.failed + len(part.blobs)
+                    counts.error = counts.error or str(error)
+                    if isinstance(error, StoreTimeout):
+                        break  # the other batches would wait for it as long, one after another
+            counts.failed = len(batch.blobs) - counts.written - counts.older
         return self._report(batch, {**totals, **(done or {})})
 
     async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]
