@@ -75,7 +75,12 @@ def _broadcast(columns: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         msg = f"entity_rows wants columns of one length, got {told}"
         raise RequestError(msg)
     n = next(iter(lengths.values()), 1 if columns else 0)
-    return n, {name: column if name in lengths else [_scalar(column)] * n for name, column in columns.items()}
+    return n, {name: _own(column) if name in lengths else [_scalar(column)] * n for name, column in columns.items()}
+
+
+def _own(column: Any) -> Any:
+    """A column the caller may write over once the call has returned."""
+    return column.copy() if isinstance(column, np.ndarray | list) else column
 
 
 def _scalar(value: Any) -> Any:

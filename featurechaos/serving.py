@@ -14,9 +14,9 @@ from random import Random
 from typing import Any
 
 from featurechaos.clock import Clock
-from featurechaos.codec import Keys, Layout, encode_keys
+from featurechaos.codec import Keys, Layout, Rows, encode_keys
 from featurechaos.config import Settings
-from featurechaos.effects import Next, stack
+from featurechaos.effects import Next, Plan, stack
 from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError
 from featurechaos.faults.board import Board
@@ -29,8 +29,8 @@ from featurechaos.layers.fetch import Fetch
 from featurechaos.layers.remember import Remember
 from featurechaos.layers.retry import Budget, Retry
 from featurechaos.memory import GENERATIONS, Keep, LastKnown
-from featurechaos.model import Cause, View
-from featurechaos.readings import Reading, Request, Rules, tightened
+from featurechaos.model import Cause, Origin, Verdict, View
+from featurechaos.readings import Part, Reading, Request, Rules, tightened
 from featurechaos.response import Fan, Response, ViewAnswer, Wanted
 from featurechaos.stores import Ask
 
@@ -153,6 +153,12 @@ class Serving:
         )
         return Call(compiled, entities, request, fans, begun)
 
+    def asked(self, request: Request) -> Plan[Reading]:
+        """The plan of a request; one that has no key to read asks nobody."""
+        if any(len(ask.keys) for ask in request.asks):
+            return self.plan(request)
+        return _nothing(request)
+
     def response(self, call: Call, reading: Reading) -> Response:
         """Make the answer; raises Exhausted where the caller wants to be told."""
         compiled, wall_us = call.compiled, call.request.wall_us
@@ -216,6 +222,12 @@ class Serving:
         return keys, tuple(fans)
 
 
+def _nothing(request: Request) -> Plan[Reading]:
+    """The reading of no rows."""
+    yield from ()
+    return Reading([Part(Rows.blank(ask.layout, 0, Verdict.MISSING), origin=Origin.NONE) for ask in request.asks])
+
+
 def refusal(settings: Settings) -> str:
     """Why this installation may not inject, in words; nothing if it may."""
     if not settings.chaos.enabled:
@@ -275,6 +287,7 @@ def compile_features(
     _refuse_collisions(wanted)
     names = tuple(dict.fromkeys(one.view for one in wanted))
     views = tuple(settings.views[name] for name in names)
+    _refuse_key_names(wanted, views)
     aliases = {one.full: one.full for one in wanted} | {one.out: one.full for one in wanted}
     return Compiled(
         wanted=wanted,
@@ -328,6 +341,15 @@ def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
             msg = (
                 f"features {other.full!r} and {one.full!r} share the name {one.out!r}; ask with full_feature_names=True"
             )
+            raise RequestError(msg)
+
+
+def _refuse_key_names(wanted: Sequence[Wanted], views: Sequence[View]) -> None:
+    """A feature may not go out under the name of a join key: one would hide the other."""
+    keys = {column for column, _ in _key_columns(views)}
+    for one in wanted:
+        if one.out in keys:
+            msg = f"feature {one.full!r} goes out as {one.out!r}, which is a join key; ask with full_feature_names=True"
             raise RequestError(msg)
 
 

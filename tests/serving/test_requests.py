@@ -245,3 +245,26 @@ def test_more_feature_lists_than_are_kept_still_work(client: FeatureClient, monk
     for features in (["v:f"], ["v:g"], ["w:f"], ["v:f", "v:g"], ["v:f"]):
         assert client.get_online_features(features, ONE).features == features
     assert len(client._serving._compiled) <= 2
+
+
+def test_a_feature_that_would_hide_a_join_key_is_refused() -> None:
+    views = [
+        {"name": "v", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32"}}},
+        {"name": "w", "join_keys": {"j": "int64"}, "features": {"k": {"dtype": "float32"}}},
+    ]
+    client = FeatureClient.from_config({"project": "t", "sources": {"primary": {"type": "memory"}}, "views": views})
+
+    with pytest.raises(RequestError, match="feature 'w:k' goes out as 'k', which is a join key"):
+        client.get_online_features(["v:f", "w:k"], {"k": [1], "j": [1]})
+
+    named = client.get_online_features(["v:f", "w:k"], {"k": [1], "j": [1]}, full_feature_names=True)
+    assert named.to_dict() == {"k": [1], "j": [1], "v__f": [None], "w__k": [None]}
+
+
+def test_arrays_may_be_written_over_after_the_call(client: FeatureClient) -> None:
+    keys = np.array([1, 2])
+    response = client.get_online_features(["v:f"], {"k": keys})
+
+    keys[:] = 0
+
+    assert response.to_dict()["k"] == [1, 2]

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from featurechaos import AsyncFeatureClient, FeatureClient, Origin, PartialWrite, RequestError, SpecError
 from featurechaos.config import load
-from featurechaos.errors import StoreRefused, StoreUnavailable
+from featurechaos.errors import StoreRefused, StoreTimeout, StoreUnavailable
 from featurechaos.stores import Batch, Refreshed, WriteCounts
 from featurechaos.testing import ManualClock, MemoryStore
 from tests.serving.kit import CLOCK_S, CONFIG, NOW, client_of, store_of, write
@@ -363,3 +363,21 @@ def test_a_row_written_is_the_primarys() -> None:
     write(client, k=[1], f=[1.0], g=[1])
 
     assert client.get_online_features(["v:f"], {"k": [1]}).provenance("v").origin.tolist() == [Origin.PRIMARY]
+
+
+def test_a_silent_source_is_waited_for_once_and_not_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of()
+    asked: list[int] = []
+
+    def silent(self: MemoryStore, batch: Batch, until: float) -> WriteCounts:
+        asked.append(len(batch.blobs))
+        raise StoreTimeout("no answer in 5 s")
+
+    monkeypatch.setattr(MemoryStore, "write", silent)
+    n = 2500
+
+    with pytest.raises(PartialWrite) as caught:
+        write(client, k=list(range(n)), f=[1.0] * n, g=[1] * n)
+
+    assert asked == [1000]
+    assert caught.value.report.sources["primary"] == WriteCounts(failed=n, error="no answer in 5 s")
