@@ -262,12 +262,14 @@ class HistoryWriter:
 
     def add(self, *records: Record) -> None:
         """Write records down; after `close` this does nothing, so that late answers are harmless."""
+        # Outside the lock: an End, which counts what was dropped, is the only one that must wait for it.
+        lines = [None if isinstance(record, End) else to_line(record) for record in records]
         with self._lock:
             if self._file.closed:
                 return
-            for record in records:
+            for record, line in zip(records, lines, strict=True):
                 if self._has_room(record):
-                    self._file.write(to_line(self._counted(record)))
+                    self._file.write(line or to_line(self._counted(record)))
             self._file.flush()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -20,13 +21,13 @@ from featurechaos.impact.pairs import Scored
 from featurechaos.model import Cause, Origin, Status
 from featurechaos.response import Response
 
-WORKERS = 8
+LEAST_WORKERS, MOST_WORKERS = 2, 32
 GRACE_S = 0.010
 """An answer this long after the deadline is still in time; the contract's number."""
 
 
 class Generator:
-    """Asks the stage's client at the script's rate from `WORKERS` threads until it is stopped.
+    """Asks the stage's client at the script's rate from `workers_of` threads until it is stopped.
 
     A worker takes the next arrival and sleeps until it is due; when all are held up by slow answers the
     arrivals they are late for are asked at once, and their `t` still says when they were due. No
@@ -63,7 +64,8 @@ class Generator:
                 most_queued_rows=100_000,
                 on_pairs=self._paired,
             )
-        self._threads = [threading.Thread(target=self._work, daemon=True, name=f"load-{i}") for i in range(WORKERS)]
+        workers = workers_of(load.rate_per_s, stage.client.settings.policy.deadline_s)
+        self._threads = [threading.Thread(target=self._work, daemon=True, name=f"load-{i}") for i in range(workers)]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -108,7 +110,7 @@ class Generator:
             try:
                 asked = self._stage.draw(self._rng, self._stage.client.clock.wall())
             except Exception as error:  # noqa: BLE001 - a callable of the user's own may raise anything
-                self._why = f"a request could not be made: {_told_error(error)}"
+                self._why = f"a request could not be made: {told_error(error)}"
                 return self._next, self._number, None
             return self._next, self._number, asked
 
@@ -125,14 +127,14 @@ class Generator:
             )
         except Exception as error:  # noqa: BLE001 - whatever was raised, the caller got no score
             took = self._clock.monotonic() - begun
-            return _failed(due, self._now(), request_id, took, _told_error(error))
+            return _failed(due, self._now(), request_id, took, told_error(error))
         took = self._clock.monotonic() - begun
         record = _told(response, due=due, done=self._now(), took=took, late=took > self._late_s)
         try:
             if self.monitor is not None:
                 self.monitor.predict(response, **asked.inputs)
         except Exception as error:  # noqa: BLE001 - a model's own error may be of any type
-            return replace(record, t_done=self._now(), ok=False, error=_told_error(error))
+            return replace(record, t_done=self._now(), ok=False, error=told_error(error))
         return record
 
     def _keep(self, number: int, record: Request) -> None:
@@ -171,11 +173,21 @@ class Generator:
         return self._clock.monotonic() - self._began
 
 
+def workers_of(rate_per_s: float, deadline_s: float) -> int:
+    """How many requests are under way when every answer takes the whole deadline (Little's law), within bounds.
+
+    No more than that: after a stall the arrivals it held up are asked at once, and each further
+    thread that waits for the interpreter's lock makes every one of those answers later.
+    """
+    return min(max(ceil(rate_per_s * deadline_s), LEAST_WORKERS), MOST_WORKERS)
+
+
 def _failed(due: float, done: float, request_id: str, took: float, error: str) -> Request:
     return Request(t=due, t_done=done, request_id=request_id, latency_s=took, ok=False, error=error)
 
 
-def _told_error(error: Exception) -> str:
+def told_error(error: Exception) -> str:
+    """An error as a record keeps it."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -207,8 +219,9 @@ def _told(response: Response, *, due: float, done: float, took: float, late: boo
 
 def _pairs(response: Response, scored: Scored, good: Any, *, t: float) -> list[Pair]:
     """The predictions of one response, grouped by the worst origin and first cause among their views."""
-    origin = np.max([response.provenance(view).origin for view in response.views], axis=0)
-    cause = np.max([response.provenance(view).cause for view in response.views], axis=0)
+    truths = [response.provenance(view) for view in response.views]
+    origin = np.max([truth.origin for truth in truths], axis=0)
+    cause = np.max([truth.cause for truth in truths], axis=0)
     flips = scored.decided_served != scored.decided_reference
     delta = scored.served - scored.reference
     records = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -12,31 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from featurechaos import FeatureClient
 from featurechaos.clock import SystemClock
-from featurechaos.config import load
 from featurechaos.drills import History, HistoryWriter, Outcome, parse_script
 from featurechaos.drills.history import End, Note, Request, read_history
-from featurechaos.drills.load import Generator
+from featurechaos.drills.load import Generator, workers_of
 from featurechaos.drills.run import run_drill
 from featurechaos.drills.script import Load
 from featurechaos.drills.stage import Asked, Stage
-
-SCRIPT = """
-title: the model meets a NaN
-load: {requests: "tests.drills:none", rate_per_s: 100, arrivals: uniform}
-steady_state: {for_s: 0.4, probes: [{probe: error_rate, max: 0}]}
-method: [{at_s: 0, name: outage, inject: {fault: outage, source: primary, share: 1, for_s: 0.4}}]
-expect: {during: [{probe: error_rate, max: 0}]}
-coverage: {min_requests: 20, min_applied: 1}
-"""
-CONFIG: dict[str, Any] = {
-    "project": "drill",
-    "sources": {"primary": {"type": "memory"}},
-    "views": [{"name": "user", "join_keys": {"id": "int64"}, "features": {"score": {"dtype": "float32"}}}],
-    "policy": {"last_known": None, "breaker": None},
-    "chaos": {"enabled": True, "max_share": 1.0},
-}
+from tests.drills.memory import SCRIPT, stage
 
 
 def picky(response: Any) -> Any:
@@ -46,15 +28,6 @@ def picky(response: Any) -> Any:
         msg = "input holds NaN"
         raise ValueError(msg)
     return scores.astype(float)
-
-
-def stage(predict: Any = None, draw: Callable[[Random, float], Asked] | None = None) -> Stage:
-    """One user in memory."""
-    client = FeatureClient(load(CONFIG, environ={"FEATURECHAOS_CHAOS": "armed"}))
-    now = dt.datetime.fromtimestamp(client.clock.wall(), dt.UTC)
-    client.write_to_online_store("user", {"id": [1], "score": [0.5], "event_timestamp": [now]})
-    draw = draw or (lambda rng, wall_s: Asked({"id": [1]}))
-    return Stage(client, ["user:score"], draw, predict=predict, closers=[client.close])
 
 
 @contextmanager
@@ -157,3 +130,7 @@ def test_a_maker_of_requests_that_raises_ends_no_thread(tmp_path: Path) -> None:
     assert [(note.count, note.detail.split(": ", 1)[1]) for note in missed(history)] == [
         (20, "a request could not be made: KeyError: 'tailnum'")
     ]
+
+
+def test_there_are_threads_enough_for_answers_that_take_the_whole_deadline_and_no_more() -> None:
+    assert [workers_of(rate, 0.1) for rate in (1, 40, 45, 1e6)] == [2, 4, 5, 32]
