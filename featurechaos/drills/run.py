@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from featurechaos.client import FeatureClient
 from featurechaos.clock import SystemClock
+from featurechaos.config import Metrics, Settings
 from featurechaos.config import load as load_config
 from featurechaos.drills.checks import compare
 from featurechaos.drills.guards import guards_of
@@ -34,10 +38,10 @@ from featurechaos.drills.history import (
     read_history,
     redacted,
 )
-from featurechaos.drills.load import Generator
+from featurechaos.drills.load import Generator, told_error
 from featurechaos.drills.probes import ActiveFaults, Probe, Ready
 from featurechaos.drills.report import HISTORY, write_report
-from featurechaos.drills.script import Script, Step
+from featurechaos.drills.script import Action, Script, Step
 from featurechaos.drills.stage import Stage, stage_of
 from featurechaos.drills.strike import Strike, process_of, strike
 from featurechaos.drills.verdict import Verdict, invalid, judge
@@ -81,20 +85,20 @@ def run_drill(
     if seed is not None:
         script = script.model_copy(update={"seed": seed})
     try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return invalid(f"report: {directory}: {error.strerror or error}", title=script.title), None
+    try:
         stage = (open_stage or _stage(config, say))(script)
     except FeatureError as error:
         return invalid(str(error), title=script.title), None
-    if missing := _missing(script, stage):
-        stage.close()
-        return invalid(missing, title=script.title), None
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in _OLD:
-        (directory / name).unlink(missing_ok=True)
-    with HistoryWriter(directory / HISTORY) as writer:
-        try:
+    with closing(stage):
+        if missing := _missing(script, stage):
+            return invalid(missing, title=script.title), None
+        for name in _OLD:
+            (directory / name).unlink(missing_ok=True)
+        with HistoryWriter(directory / HISTORY) as writer:
             Run(script, stage, writer, say).play()
-        finally:
-            stage.close()
     history = read_history(directory / HISTORY)
     verdict = judge(history, script)
     return verdict, write_report(history, script, verdict, directory)
@@ -109,9 +113,14 @@ def _stage(config: str | None, say: Callable[[str], None]) -> Callable[[Script],
         path = config or script.config
         if path is None:
             raise SpecError("config: wanted the client's config file, got none")
-        return stage_of(script, FeatureClient(load_config(path)))
+        return stage_of(script, FeatureClient(_alone(load_config(path))))
 
     return opened
+
+
+def _alone(settings: Settings) -> Settings:
+    """The settings without the ports that are the running service's own."""
+    return replace(settings, metrics=Metrics(), chaos=settings.chaos.model_copy(update={"listen": None}))
 
 
 def _missing(script: Script, stage: Stage) -> str:
@@ -129,7 +138,7 @@ class Run:
     """One play of a script. Everything that happens goes into the history; the verdict is made from that alone."""
 
     def __init__(self, script: Script, stage: Stage, writer: HistoryWriter, say: Callable[[str], None]) -> None:
-        self.script, self.stage, self.say = script, stage, say
+        self.script, self.stage, self._said = script, stage, say
         self._writer = writer
         self._clock = SystemClock()
         self._began = self._clock.monotonic()
@@ -144,7 +153,12 @@ class Run:
         self._looked_at = 0.0
         self._faulted = self._flips = 0
         self._tripped = ""
-        self._reason, self._detail = "done", ""
+        self._reason, self._detail = "error", ""
+
+    def say(self, line: str) -> None:
+        """Tell a line; a listener that is gone keeps no fault from being undone."""
+        with suppress(OSError):
+            self._said(line)
 
     def play(self) -> None:
         """From the first request to the last; the history ends with why it ended."""
@@ -159,22 +173,22 @@ class Run:
             began=self._began,
             on_record=self._took,
         )
-        with _heeding(self._stop):
+        with _heeding(self._stop), ExitStack() as ending:  # each is called whatever the one before it raised
+            ending.callback(self._end)
+            ending.callback(self._tell_calls)
+            ending.callback(generator.stop)
+            ending.callback(self._undo_all)
             try:
                 generator.start()
-                self._phases()
+                self._reason, self._detail = self._phases()
             except Interrupted:
                 self._reason, self._detail = "interrupted", "a signal asked it to stop"
                 self.say("stopping: undoing every fault")
             except FeatureError as error:
-                self._reason, self._detail = "error", str(error)
-            finally:
-                self._undo_all()
-                generator.stop()
-                self._tell_calls()
-                self._add(End(t=self._now(), reason=self._reason, detail=self._detail))
+                self._detail = str(error)
 
-    def _phases(self) -> None:
+    def _phases(self) -> tuple[str, str]:
+        """Play them; why it ended, and more about that."""
         steady = self.script.steady_state
         self._phase("before", "begins")
         self.say(f"before: {steady.title}, {steady.for_s:g} s")
@@ -182,15 +196,13 @@ class Run:
         self._sample(steady.probes)
         self._phase("before", "ends")
         if not self._is_steady():
-            self._reason, self._detail = "not_steady", "the steady state did not hold before anything was done"
             self.say("it is not steady to begin with: nothing is injected")
-            return
+            return "not_steady", "the steady state did not hold before anything was done"
         self._phase("during", "begins")
         is_whole = self._method(self._now())
         self._phase("during", "ends")
         if not is_whole:
-            self._reason, self._detail = "guard", self._tripped
-            return
+            return "guard", self._tripped
         if self.script.recovery is not None:
             self.say(f"recovery: within {self.script.recovery.within_s:g} s")
             self._wait(self._now() + self.script.recovery.within_s)
@@ -199,6 +211,7 @@ class Run:
         self._wait(self._now() + steady.for_s)
         self._sample(self.script.after)
         self._phase("after", "ends")
+        return "done", ""
 
     def _method(self, begin: float) -> bool:
         """Play the steps at their times and end each fault at its own; False where a guard ended it."""
@@ -222,7 +235,7 @@ class Run:
         if step.check is not None:
             self._sample((step.check,), name=step.name)
         elif step.do is not None:
-            self._act(step)
+            self._act(step.do, step.name)
         else:
             self._strike(step)
 
@@ -240,12 +253,22 @@ class Run:
                 for_s=step.duration_s,
                 reason=self.script.reason or self.script.title,
             )
-        except (FeatureError, OSError) as error:
-            self._add(Fault(t=self._now(), state="failed", detail=str(error), **told))
-            self.say(f"{step.name}: could not be done: {error}")
+            self._strikes[step.name] = step, done, self._now() + step.duration_s
+            done.do()
+        except FeatureError as error:
+            self._strikes.pop(step.name, None)
+            self._failed(step, error, told)
+            return
+        except (OSError, subprocess.SubprocessError) as error:
+            self._failed(step, error, told)
+            self._undo(step.name)
             return
         self._strikes[step.name] = step, done, self._now() + step.duration_s
         self._add(Fault(t=self._now(), state="applied", detail=done.detail, **told))
+
+    def _failed(self, step: Step, error: Exception, told: dict[str, Any]) -> None:
+        self._add(Fault(t=self._now(), state="failed", detail=str(error), **told))
+        self.say(f"{step.name}: could not be done: {error}")
 
     def _undo(self, name: str) -> None:
         step, done, _ = self._strikes.pop(name)
@@ -268,21 +291,31 @@ class Run:
     def _undo_all(self) -> None:
         for name in list(self._strikes):
             self._undo(name)
-        with suppress(FeatureError):
-            self.stage.client.chaos.clear_all()
-        for action in self.script.rollbacks:
-            if isinstance(action, Probe):
-                self._sample((action,), name="rollback")
+        self._roll_back("clear_all", self.stage.client.chaos.clear_all)
+        for step in self.script.rollbacks:
+            if isinstance(step, Action):
+                self._roll_back(step.action, partial(self._act, step, "rollback"))
+            else:
+                self._roll_back(step.probe, partial(self._sample, (step,), name="rollback"))
 
-    def _act(self, step: Step) -> None:
-        action = step.do
-        assert action is not None
-        self.say(f"{step.name}: {action.action}")
+    def _roll_back(self, what: str, do: Callable[[], Any]) -> None:
+        """One thing on the way out; its error is told, and keeps nothing else from being put right."""
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the rest must still be done
+            self._add(Note(t=self._now(), event="drill.rollback_failed", detail=f"{what}: {told_error(error)}"))
+            self.say(f"rollback {what} failed: {error}")
+
+    def _end(self) -> None:
+        self._add(End(t=self._now(), reason=self._reason, detail=self._detail))
+
+    def _act(self, action: Action, name: str) -> None:
+        self.say(f"{name}: {action.action}")
         if action.action == "clear_all":
             self.stage.client.chaos.clear_all()
         else:
             self.stage.client.refresh(action.timeout_s)
-        self._add(Note(t=self._now(), event=f"drill.{action.action}", detail=step.name))
+        self._add(Note(t=self._now(), event=f"drill.{action.action}", detail=name))
 
     def _is_steady(self) -> bool:
         """Whether what was seen so far lets anything be done: every probe of the steady state holds."""

@@ -25,16 +25,30 @@ _SLACK_S = 30.0
 
 
 class Strike:
-    """A fault under way. `undo` ends it and may be called again; `count` is how many reads it hit, if it can tell."""
+    """A fault that can be ended from the moment this exists: the undo is known before the deed.
 
-    def __init__(self, undo: Callable[[], None], injection: Injection | None = None, detail: str = "") -> None:
-        self._undo, self._injection, self.detail = undo, injection, detail
+    `do` raises a FeatureError where the fault was refused and nothing is on; after any other error it
+    may be half done, and wants its `undo`. `undo` may be called again. `applied` is how many reads
+    it hit, None where it cannot tell.
+    """
+
+    def __init__(self, do: Callable[[], Any], undo: Callable[[], Any] | None = None, detail: str = "") -> None:
+        self._do, self._undo, self.detail = do, undo, detail
+        self._injection: Injection | None = None
         self._is_undone = False
 
+    def do(self) -> None:
+        done = self._do()
+        self._injection = done if isinstance(done, Injection) else None
+
     def undo(self) -> None:
-        if not self._is_undone:
+        if self._is_undone:
+            return
+        if self._injection is not None:
+            self._injection.clear()
+        if self._undo is not None:
             self._undo()
-            self._is_undone = True
+        self._is_undone = True
 
     @property
     def applied(self) -> int | None:
@@ -46,19 +60,22 @@ class Strike:
 
 
 def strike(fault: FaultSpec, stage: Stage, *, seed: int, for_s: float, reason: str) -> Strike:
-    """Do a fault."""
+    """A fault made ready; `do` does it."""
     if isinstance(fault, ProcessKillSpec | ProcessFreezeSpec | ProcessPauseSpec):
         return _hurt(fault, stage, for_s)
     assert isinstance(fault, OutageSpec | DelaySpec | StaleSpec)
-    injection = stage.client.chaos.inject(
-        _fault(fault),
-        share=fault.share,
-        lease_s=fault.lease_s or for_s + _SLACK_S,
-        seed=seed if fault.seed is None else fault.seed,
-        reason=reason,
-        control=fault.control,
-    )
-    return Strike(injection.clear, injection)
+
+    def inject() -> Injection:
+        return stage.client.chaos.inject(
+            _fault(fault),
+            share=fault.share,
+            lease_s=fault.lease_s or for_s + _SLACK_S,
+            seed=seed if fault.seed is None else fault.seed,
+            reason=reason,
+            control=fault.control,
+        )
+
+    return Strike(inject)
 
 
 def process_of(fault: FaultSpec, stage: Stage) -> Process:
@@ -84,14 +101,15 @@ def _fault(fault: OutageSpec | DelaySpec | StaleSpec) -> Fault:
 def _hurt(fault: Any, stage: Stage, for_s: float) -> Strike:
     process = process_of(fault, stage)
     if isinstance(fault, ProcessKillSpec):
-        pid = process.pid
-        process.kill()
-        return Strike(lambda: _back(fault, process, stage), detail=f"pid {pid}, SIGKILL")
+        return Strike(process.kill, lambda: _back(fault, process, stage), f"pid {process.pid}, SIGKILL")
     if isinstance(fault, ProcessFreezeSpec):
-        process.freeze()
-        return Strike(process.thaw, detail=f"pid {process.pid}, SIGSTOP")
-    _command(process, f"CLIENT PAUSE {int(for_s * 1000)} ALL")
-    return Strike(lambda: _command(process, "CLIENT UNPAUSE"), detail=f"pid {process.pid}, CLIENT PAUSE")
+        return Strike(process.freeze, process.thaw, f"pid {process.pid}, SIGSTOP")
+    pause = f"CLIENT PAUSE {int(for_s * 1000)} ALL"
+    return Strike(
+        lambda: _command(process, pause),
+        lambda: _command(process, "CLIENT UNPAUSE"),
+        f"pid {process.pid}, CLIENT PAUSE",
+    )
 
 
 def _back(fault: ProcessKillSpec, process: Process, stage: Stage) -> None:
