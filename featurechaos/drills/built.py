@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from featurechaos.config.mistakes import Mistake, Path
 from featurechaos.drills.probes import OverlapAtK, Probe, ShadowDrops, TimeToAlarmS
-from featurechaos.drills.script import Script
+from featurechaos.drills.script import Action, Script
 
 Unbuilt = Iterator[tuple[Path, str, str]]
 """Where, what, and what to write instead."""
@@ -14,7 +14,7 @@ Unbuilt = Iterator[tuple[Path, str, str]]
 
 def must_be_built(script: Script) -> None:
     """Refuse the first part of a script that nothing would carry out."""
-    for path, part, instead in (*_whole(script), *_report(script), *_asked(script)):
+    for path, part, instead in (*_whole(script), *_done(script), *_report(script), *_asked(script)):
         raise Mistake(path, f"{part} is not built yet; {instead}")
 
 
@@ -32,9 +32,24 @@ def _whole(script: Script) -> Unbuilt:
     for key in ("window", "groups"):
         if getattr(script, key) is not None:
             yield (key,), key, "leave it out"
+
+
+def _done(script: Script) -> Unbuilt:
     for index, step in enumerate(script.method):
         if step.ramp:
             yield ("method", index, "ramp"), "ramp", "leave it out"
+        yield from _action(step.do, ("method", index))
+    for index, rollback in enumerate(script.rollbacks):
+        yield from _action(rollback, ("rollbacks", index))
+
+
+def _action(action: object, at: Path) -> Unbuilt:
+    if isinstance(action, Action):
+        if action.action == "hydrate":
+            yield (*at, "action"), "action hydrate", "refresh brings every replica up to date"
+        for key in ("view", "as_of"):
+            if getattr(action, key) is not None:
+                yield (*at, key), key, "leave it out"
 
 
 def _report(script: Script) -> Unbuilt:

@@ -134,6 +134,16 @@ MISTAKES = [
     ("clock: real", "window: {days: [tue]}", "window: window is not built yet"),
     (", for_s: 5}", ", for_s: 5, ramp: {from: 0.1, to: 0.2}}", "method[1].ramp: ramp is not built yet"),
     (
+        "rollbacks: [{action: clear_all}",
+        "rollbacks: [{action: hydrate}",
+        "rollbacks[0].action: action hydrate is not built yet",
+    ),
+    (
+        "rollbacks: [{action: clear_all}",
+        "rollbacks: [{action: refresh, view: plane}",
+        "rollbacks[0].view: view is not built yet",
+    ),
+    (
         "{probe: no_data_s, max: 5}",
         "{probe: shadow_drops, max: 5}",
         "guards[1].probe: probe shadow_drops is not built yet",
