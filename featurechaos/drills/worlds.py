@@ -1,4 +1,7 @@
-"""Worlds that a drill may name; each is registered by the package that stands above drills and makes it."""
+"""Worlds that a drill may name: the one we bring, known by the name of what opens it.
+
+It stands above drills and needs the demo's packages, so it is imported when a drill first asks for it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from featurechaos.drills.stage import Stage
 from featurechaos.errors import SpecError
 
 WORLDS = {"flights": "featurechaos.demo.stage:open_stage"}
-"""name -> `package.module:name` of what opens it; looked up by name, so that drills import no demo."""
+"""name -> `package.module:name` of what opens it."""
 
 Say = Callable[[str], None]
 
