@@ -77,7 +77,7 @@ def _told(verdict: Verdict) -> list[str]:
     ]
     if numbers.get("flip_rate") is not None:
         changed = f"decisions changed: {100 * numbers['flip_rate']:.1f} %"
-        lines.append(f"{changed}; PSI of the scores, which a dashboard watches: {numbers['psi']:.3f}")
+        lines.append(f"{changed}; PSI of their scores, over the whole outage: {numbers['psi']:.3f}")
     if numbers.get("recovery_s") is not None:
         lines.append(f"on the primary again after {numbers['recovery_s']:.1f} s")
     return [*lines, f"verdict: {verdict.outcome}: {verdict.sentence}"]

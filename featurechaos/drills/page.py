@@ -90,7 +90,7 @@ def _tiles(ledger: Ledger, verdict: Verdict) -> str:
         told.append(("Served by", *_served(during)))
         told.append(("Oldest row served", _oldest(during), f"{_oldest(before)} before the fault" if before else ""))
     if numbers.get("flip_rate") is not None:
-        drift = f"PSI of the scores: {shown(numbers['psi'], 'number')}" if numbers.get("psi") is not None else ""
+        drift = f"PSI over the fault: {shown(numbers['psi'], 'number')}" if numbers.get("psi") is not None else ""
         told.append(("Decisions changed", shown(numbers["flip_rate"], "share"), drift))
     if numbers.get("recovery_s") is not None:
         told.append(("Recovered after", shown(numbers["recovery_s"], "seconds"), "from the end of the fault, for good"))
