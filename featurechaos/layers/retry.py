@@ -22,7 +22,7 @@ class Budget(Locked):
     """Tokens that retries and hedges of all requests share.
 
     It starts with `burst`; each first attempt adds `ratio`, each retry takes 1. So retries are at most
-    ratio x first attempts + burst, over any run. Never more than `most` are saved up.
+    ratio x first attempts + burst, over any run. Never more than `burst`, or one, are saved up.
     """
 
     def __init__(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
@@ -31,7 +31,7 @@ class Budget(Locked):
         self._tokens = burst
 
     def earn(self) -> None:
-        """Count a first attempt."""
+        """Count a first attempt that was made; a source that was not asked earns nothing."""
         with self._lock:
             self._tokens = min(self._tokens + self._ratio, max(self._burst, 1.0))
 
@@ -56,14 +56,18 @@ class Retry:
         self.budget, self._rng = budget, rng
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
-        self.budget.earn()
+        was_asked = True
         try:
             return (yield from inner(request))
         except (BreakerOpen, NoTime):
+            was_asked = False
             raise
         except StoreUnavailable as error:
             state, first = self._judged(request), error
             state.set_exception(sys.exc_info())  # type: ignore[arg-type]
+        finally:
+            if was_asked:
+                self.budget.earn()
         return (yield from self._again(request, inner, state, first))
 
     def _judged(self, request: Request) -> RetryCallState:
@@ -102,7 +106,7 @@ class Retry:
             elif isinstance(step, DoAttempt):
                 try:
                     return (yield from inner(request))
-                except NoTime:  # The wait ran over. Why the rows are not the source's is what it did before.
+                except (NoTime, BreakerOpen):  # It was not asked. Why the rows are not its own is what it did before.
                     raise failure from None
                 except StoreUnavailable as error:
                     failure = error

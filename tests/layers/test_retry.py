@@ -118,11 +118,12 @@ def test_without_budget_the_first_failure_goes_up_at_once() -> None:
     assert (told.reads, told.notes, told.slept_s) == (["primary"], ["retry.denied"], 0.0)
 
 
-def test_an_attempt_that_finds_no_time_leaves_the_reason_of_the_one_before() -> None:
+@pytest.mark.parametrize("then", [NoTime("none left"), BreakerOpen("the first failure opened it")])
+def test_an_attempt_that_is_not_made_leaves_the_reason_of_the_one_before(then: Exception) -> None:
     clock = ManualClock()
     first = StoreTimeout("late")
 
-    told = play(retry(clock)(request_of(clock), acting(iter([first, NoTime("none left")]))), {}, clock)
+    told = play(retry(clock)(request_of(clock), acting(iter([first, then]))), {}, clock)
 
     assert told.error is first
 
@@ -169,6 +170,27 @@ def test_retries_never_exceed_the_budget_over_any_run(
         retries += told.notes.count("retry.scheduled")
 
         assert retries <= ratio * first + burst + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("outcome", "earned"),
+    [
+        (0.0, 0.25),
+        (StoreTimeout("late"), 0.25),
+        (StoreRefused("no"), 0.25),
+        (BreakerOpen("open"), 0.0),
+        (NoTime("none"), 0.0),
+    ],
+)
+def test_only_a_first_attempt_that_was_made_earns(outcome: Exception | float, earned: float) -> None:
+    """Else a source that is not asked saves up retries for the moment it comes back."""
+    clock = ManualClock()
+    budget = Budget(ratio=0.25, burst=1)
+    assert budget.take()
+
+    play(retry(clock, budget=budget)(request_of(clock), acting(iter([outcome]))), {}, clock)
+
+    assert budget._tokens == earned
 
 
 def test_a_budget_saves_up_no_more_than_its_burst() -> None:
