@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan
-from featurechaos.errors import InjectedOutage, NoTime, StoreError, StoreRefused, StoreTimeout
+from featurechaos.errors import NoTime, StoreError, StoreRefused, StoreTimeout
 from featurechaos.readings import Reading, Request
 
 LEAST_S = 0.001
 """An attempt with less time than this is not worth its round trip."""
 
 Meter = Callable[[str, str, float], None]
-"""Hears each attempt: source, outcome (ok, timeout, refused, error, cancelled), seconds."""
+"""Hears each attempt: source, outcome (ok, timeout, refused, error, injected, cancelled), seconds."""
 
 
 class Deadline:
@@ -55,11 +55,11 @@ class Attempt:
 
 
 def outcome_of(error: StoreError) -> str:
-    """An error as the label that metrics know it by."""
+    """An error as the label that metrics know it by; where a fault stood in, the source was not called."""
+    if error.injected:
+        return "injected"
     if isinstance(error, StoreTimeout):
         return "timeout"
     if isinstance(error, StoreRefused):
         return "refused"
-    if isinstance(error, InjectedOutage):
-        return "injected"
     return "error"

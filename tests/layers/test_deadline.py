@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from featurechaos.effects import Next, Plan, Read, sleep
 from featurechaos.errors import InjectedOutage, NoTime, StoreRefused, StoreTimeout, StoreUnavailable
+from featurechaos.faults.outage import timed_out
 from featurechaos.layers.deadline import LEAST_S, Attempt, Deadline
 from featurechaos.readings import Reading, Request
 from featurechaos.testing import ManualClock, play
@@ -86,6 +87,7 @@ def test_less_than_a_millisecond_is_no_time(left_s: float) -> None:
         (StoreRefused("no"), "refused"),
         (StoreUnavailable("gone"), "error"),
         (InjectedOutage("ours"), "injected"),
+        (timed_out("primary"), "injected"),
     ],
 )
 def test_each_attempt_is_metered_with_its_outcome_and_seconds(outcome: Any, label: str) -> None:
