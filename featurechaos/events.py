@@ -21,7 +21,8 @@ CATALOGUE: Mapping[str, str] = {
     "breaker.ramping": "a source takes a growing share again; fields: reason",
     "schema.learned": "rows of another layout are now readable; fields: hashes",
     "schema.unknown": "rows of a layout that could not be had were met, and are CORRUPT; fields: hashes, reason",
-    "fault.applied": "a fault, named by its kind and its source or view, changed a read; fields: rows",
+    "fault.applied": "a fault, named by its kind and its source or view, changed a read; fields: rows (1 for a call)",
+    "write.failed": "a source took none or not all of a write; fields: view, error",
     "fault.not_applied": "a fault was due and could not apply; fields: rows, reason",
 }
 

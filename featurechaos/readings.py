@@ -56,10 +56,11 @@ class Request:
     """Rows wanted from some views by one absolute deadline.
 
     `until` is monotonic seconds, `wall_us` the wall clock when the request began. `source` is whom to ask,
-    once a layer has decided. `defaults` names the views of which a requested feature has a default.
+    once a layer has decided. `defaults` names the views of which a requested feature has a default. `met` is what
+    the call has met on its way and counts once, however often it asks; all requests made of one share it.
     """
 
-    __slots__ = ("asks", "defaults", "id", "rules", "source", "until", "wall_us")
+    __slots__ = ("asks", "defaults", "id", "met", "rules", "source", "until", "wall_us")
 
     def __init__(
         self,
@@ -71,8 +72,10 @@ class Request:
         id: str = "",  # noqa: A002 - the field's own name
         source: str = "",
         defaults: frozenset[str] = frozenset(),
+        met: set[object] | None = None,
     ) -> None:
         self.asks, self.rules = asks, rules
+        self.met = set() if met is None else met
         self.until, self.wall_us, self.id = until, wall_us, id
         self.source, self.defaults = source, defaults
 
@@ -86,8 +89,9 @@ class Request:
 
     def _like(self, asks: Sequence[Ask], rules: Sequence[Rules], source: str, until: float) -> Request:
         return Request(
-            asks, rules, until=until, wall_us=self.wall_us, id=self.id, source=source, defaults=self.defaults
-        )
+            asks, rules, until=until, wall_us=self.wall_us, id=self.id, source=source, defaults=self.defaults,
+            met=self.met,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         views = ", ".join(f"{ask.view.name} x {len(ask.keys)}" for ask in self.asks)
@@ -103,7 +107,7 @@ class Part:
         status: a `Status`, int or uint8 (n,); final once `Fallback` has seen the part.
         injected: whether a fault touched the row; a bool or bool (n,).
         exhausted: rows nobody could serve; None for no row, else bool (n,).
-        clean: the same rows before a fault changed them (verdict UNANSWERED where none was kept); None
+        clean: the same rows before a fault changed them (verdict UNANSWERED where it left them alone); None
             if nothing was changed.
         unread: rows an injected outage kept from being read, so that no reference exists; None or bool (n,).
         walk: what failover still knows of rows not settled; None once nothing is open.
@@ -125,7 +129,7 @@ class Part:
 
     @property
     def is_fresh(self) -> bool:
-        """Every row fresh, from one source, untouched."""
+        """Every row fresh, from one source; a fault may still have touched them."""
         return isinstance(self.rows.verdict, int) and self.rows.verdict == Verdict.FRESH
 
 

@@ -66,7 +66,7 @@ class Exercise:
                 draw = draw_call(request.id, lease.salt)
                 if draw < lease.share:
                     calls.append((lease, draw))
-                elif draw < lease.exposure:
+                elif draw < lease.exposure and _is_first(lease, request):
                     lease.count(control=1)
         return calls, rows
 
@@ -76,8 +76,9 @@ class Exercise:
         step = inner
         for lease, draw in calls:
             fault = lease.fault
-            lease.count(applied=1)
-            yield from note("fault.applied", fault.name, rows=sum(len(ask.keys) for ask in request.asks))
+            if _is_first(lease, request):
+                lease.count(applied=1)
+                yield from note("fault.applied", fault.name, rows=1)
             if isinstance(fault, Outage):
                 return (yield from fault.strike(request, self._clock))
             assert isinstance(fault, Delay)
@@ -96,9 +97,9 @@ class Exercise:
         """Put the old rows of a `Stale` in place of the fresh ones it hits."""
         fault, ask = lease.fault, request.asks[position]
         assert isinstance(fault, Stale)
-        draws = draw_rows(ask.keys.own, lease.salt)
-        hit = (draws < lease.share) & (part.rows.verdicts == Verdict.FRESH)
-        lease.count(control=int(((draws >= lease.share) & (draws < lease.exposure)).sum()))
+        draws, fresh = draw_rows(ask.keys.own, lease.salt), part.rows.verdicts == Verdict.FRESH
+        hit = (draws < lease.share) & fresh
+        lease.count(control=int(((draws >= lease.share) & (draws < lease.exposure) & fresh).sum()))
         if not hit.any():
             return
         old = yield from self._old_rows(fault, request, position)
@@ -127,6 +128,14 @@ class Exercise:
         except StoreError:
             return None
         return rows_of(ask, answers[0], self._known)[0]
+
+
+def _is_first(lease: Lease, request: Request) -> bool:
+    """Whether a call meets this lease for the first time: a retry meets the fault again, but is the same call."""
+    if lease in request.met:
+        return False
+    request.met.add(lease)
+    return True
 
 
 def _delayed(fault: Delay, inner: Next, clock: Clock, draw: float) -> Next:

@@ -13,7 +13,10 @@ from featurechaos.stores import Ask
 
 
 class Remember:
-    """Keep what each online source answers; what a fault touched is not remembered."""
+    """Keep what each online source answers; rows that a fault changed are not remembered.
+
+    An answer that a fault only made late is as true as any.
+    """
 
     def __init__(self, memory: LastKnown) -> None:
         self._memory = memory
@@ -26,12 +29,12 @@ class Remember:
         return reading
 
     def _take_in(self, ask: Ask, part: Part) -> None:
-        rows, view = part.rows, ask.view.base
-        if part.injected is False and rows.blobs is not None:
+        rows, view, clean = part.rows, ask.view.base, part.clean
+        if clean is None and rows.blobs is not None:
             self._memory.keep(view, ask.keys.ids, rows.blobs)
             return
         verdict = rows.verdicts
-        true = np.ones(len(rows), bool) if part.injected is False else ~np.asarray(part.injected)
+        true = np.ones(len(rows), bool) if clean is None else clean.verdicts == Verdict.UNANSWERED
         good = np.flatnonzero(
             true & ((verdict == Verdict.FRESH) | (verdict == Verdict.EXPIRED) | (verdict == Verdict.PAST))
         )

@@ -60,16 +60,44 @@ def test_a_hanging_source_takes_all_the_time_it_is_given(house: House) -> None:
     assert (truth(response).cause[0], truth(response).injected[0]) == (Cause.TIMEOUT, True)
 
 
+@pytest.mark.parametrize("mode", ["refuse", "hang"])
+def test_a_source_that_a_fault_stood_in_for_was_not_called(house: House, mode: Any) -> None:
+    house.has("standby", {1: 2.0})
+    house.sleeps()
+    heard = notes(house)
+
+    with house.inject(Outage("primary", mode)):
+        house.get()
+
+    told = [(about, fields["outcome"]) for name, about, fields in heard if name == "source.answered"]
+    assert told == [("primary", "injected")]
+    assert house.client.stats()["source_calls_total"] == []
+
+
 def test_a_retry_meets_the_same_outage(build: Callable[..., House]) -> None:
     house = build(policy={"breaker": None, "last_known": None, "retry": {"attempts": 2}, "order": ["primary"]})
     house.has("primary", {1: 1.0})
-    house.client._world.sleep = house.clock.advance
+    slept, heard = house.sleeps(), notes(house)
 
     with house.inject(Outage("primary")) as injection:
-        response = house.get()
+        response = house.get([1, 2, 3])
 
-    assert values(response) == [None]
-    assert injection.applied == 2, "each attempt met it"
+    assert values(response) == [None] * 3
+    assert len(slept) == 1, "it was asked twice"
+    assert injection.applied == 1, "and is one call"
+    assert [fields["rows"] for name, _, fields in heard if name == "fault.applied"] == [1]
+
+
+def test_a_retry_in_the_control_group_is_one_call_too(build: Callable[..., House]) -> None:
+    house = build(policy={"breaker": None, "last_known": None, "retry": {"attempts": 2}, "order": ["primary"]})
+    house.store("primary").fail_with = StoreUnavailable("really gone")
+    house.sleeps()
+
+    with house.inject(Outage("primary"), share=0.5, control=True) as injection:
+        hit = sum(house.get(request_id=str(number)).injected.any() for number in range(20))
+
+    assert (injection.applied, injection.control) == (hit, 20 - hit)
+    assert 0 < hit < 20
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
@@ -252,6 +280,19 @@ def test_the_control_group_is_another_of_the_same_size(house: House) -> None:
 
     assert hit(0.1) < hit(0.2), "a larger share hits the same rows and more"
     assert injection.control == len(hit(0.2)) - len(hit(0.1)), "the control group is the next slice"
+
+
+def test_the_control_group_counts_what_could_have_been_hit(house: House) -> None:
+    """Rows that are missing or expired are never hit, so they are no control either."""
+    keys = list(range(400))
+    house.has("standby", dict.fromkeys(keys, -1.0), age_s=2 * DAY_S)
+    house.has("primary", dict.fromkeys(keys[:100], 1.0))
+    house.has("primary", dict.fromkeys(keys[100:200], 1.0), age_s=DAY_S + 60)
+
+    with house.inject(Stale("v", 2 * DAY_S), share=0.5, control=True) as injection:
+        house.get(keys)
+
+    assert (injection.applied + injection.control, injection.not_applied) == (100, 0)
 
 
 def test_share_zero_hits_nothing(house: House) -> None:
