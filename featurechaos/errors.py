@@ -11,7 +11,7 @@
     │  │  └─ InjectedOutage       a fault's; layers can't tell, counters can
     │  └─ StoreRefused            no permission: fail over, never retry
     ├─ DecodeError                an answer that isn't what the view promises
-    ├─ Exhausted                  every source was tried; `.causes` says how each failed
+    ├─ Exhausted                  every source was tried; `.causes` says why, by view
     ├─ PartialWrite               some rows or sources failed; `.report` says which
     ├─ ChaosRefused               an injection that may not happen here, and why
     └─ SpecError                  a YAML or config mistake; path in the message
@@ -94,7 +94,7 @@ class Exhausted(FeatureError):
 
     Attributes:
         response: the full answer; the rows that were exhausted are null.
-        causes: source name -> how it failed.
+        causes: view name -> how many of its rows, and why the first of them.
     """
 
     def __init__(self, message: str, *, response: Response, causes: Mapping[str, str]) -> None:

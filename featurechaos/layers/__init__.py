@@ -3,5 +3,5 @@
     Fallback(Deadline(Failover(Retry(Breaker(Attempt(Remember(faults(Fetch))))))))
 
 Each is a `Layer`: it takes a request and the next layer, and gives a plan. They do no I/O and do not
-know one another; `client.py` puts them together.
+know one another; `serving.py` puts them together.
 """
