@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import importlib
 import inspect
 import re
@@ -16,10 +17,12 @@ import pytest
 
 import featurechaos
 from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin, Response, Status, errors, testing
+from featurechaos.codec import Layout
 from featurechaos.errors import StoreUnavailable
 from featurechaos.events import CATALOGUE
 from featurechaos.faults import Delay, Outage, Stale
 from featurechaos.testing import ManualClock
+from tests.layers.kit import add_rows, view_of
 
 FACE: Mapping[str, list[str]] = {
     "featurechaos": [
@@ -229,14 +232,17 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
         clock.advance(0.05)
         client.get_online_features(["v:f"], {"k": [1]})
 
-    import datetime as dt
-
     at = [dt.datetime.fromtimestamp(clock.wall(), dt.UTC)]
     client.write_to_online_store("v", {"k": [1], "f": [1.0], "event_timestamp": at})
     for fault in (Outage("primary"), Stale("v", 5.0), Delay("primary", 0.001)):
         with client.chaos.inject(fault, share=1.0, lease_s=9, seed=7, reason="a test", control=False):
             get()
-    client._serving.known.clear()
+    wider = view_of("v", f="float32", g="float32")
+    add_rows(store, clock, {1: 2.0}, view=wider)
+    clock.advance(2)
+    get()
+    store.described[Layout.of(wider).hash] = Layout.of(wider).describe()
+    clock.advance(11)
     get()
     clock.advance(100)
     get()
@@ -250,7 +256,7 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(90):
         get()
 
-    assert {name for name, _ in heard} >= set(CATALOGUE) - {"schema.learned"}
+    assert {name for name, _ in heard} >= set(CATALOGUE)
     for name, fields in heard:
         assert fields == fields_of(name), name
 
