@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from featurechaos.cli.drilling import INCONCLUSIVE, INTERRUPTED
-from featurechaos.cli.output import put, say
+from featurechaos.cli.output import put
+from featurechaos.cli.playing import must_be_writable, must_take_files, played
 from featurechaos.cli.progress import Working
-from featurechaos.errors import FeatureError, RequestError, SpecError
 
 SEED = 7
+REPORT = Path("reports") / "demo"
 
 
 def demo(
@@ -30,23 +30,24 @@ def demo(
     Needs no server and no system package: it starts its own on free loopback ports and stops them again. Takes about
     two minutes. The last line on stdout is the report's path. Exit codes are those of a drill.
     """
-    try:
-        from featurechaos.demo.story import tell
-
-        with Working("the demo is running") as working:
-            code, page = tell(seed, config=config, json_file=json_file, report=report, say=working.say)
-    except KeyboardInterrupt:
-        say("featurechaos: interrupted")
-        return INTERRUPTED
-    except (SpecError, RequestError):
-        raise
-    except FeatureError as error:
-        # 1 would say that a weakness was found.
-        say(f"featurechaos: the demo could not be played: {error}")
-        return INCONCLUSIVE
+    folder = report or REPORT
+    must_take_files(folder, "--report")
+    if json_file is not None:
+        must_be_writable(json_file, "--json")
+    ended = played("the demo", lambda: _told(seed, folder, config, json_file))
+    if isinstance(ended, int):
+        return ended
+    code, page = ended
     if page is not None:
         put(str(page))
     return code
+
+
+def _told(seed: int, report: Path, config: Path | None, json_file: Path | None) -> tuple[int, Path | None]:
+    from featurechaos.demo.story import tell
+
+    with Working("the demo is running") as working:
+        return tell(seed, report=report, config=config, json_file=json_file, say=working.say)
 
 
 COMMANDS = {"demo": (demo, ["featurechaos demo", "featurechaos demo --seed 8 --json demo.json"])}

@@ -15,17 +15,17 @@ from rich.text import Text
 
 from featurechaos.cli.opening import Json
 from featurechaos.cli.output import put, put_json, put_wrapped, say
+from featurechaos.cli.playing import must_take_files, played
 from featurechaos.cli.progress import Working
 from featurechaos.clock import SystemClock
 from featurechaos.config.mistakes import near
-from featurechaos.errors import FeatureError, RequestError, SpecError
+from featurechaos.errors import RequestError
 
 if TYPE_CHECKING:
     from featurechaos.drills import Check, Script, Verdict
 
 HELP = "Break something on purpose, and see whether it held."
 _STANDS_FOR = re.compile(r"\bstands for (.+?)\.?$", re.IGNORECASE)
-INTERRUPTED, INCONCLUSIVE = 4, 6
 _STYLES = {"held": "green", "weakness": "bold red", "unknown": "yellow"}
 
 Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A built-in drill, or a drill file.")]
@@ -52,17 +52,11 @@ def run(
     """
     script = script_of(drill, settings)
     directory = report or Path(script.report.dir or default_directory(drill))
-    try:
-        verdict, page = _played(script, directory, config, seed)
-    except KeyboardInterrupt:
-        say("featurechaos: interrupted")
-        return INTERRUPTED
-    except (SpecError, RequestError):
-        raise
-    except FeatureError as error:
-        # 1 would say that a weakness was found.
-        say(f"featurechaos: the drill could not be played: {error}")
-        return INCONCLUSIVE
+    must_take_files(directory, "--report")
+    ended = played("the drill", lambda: _played(script, directory, config, seed))
+    if isinstance(ended, int):
+        return ended
+    verdict, page = ended
     _put(verdict, page, as_json=as_json)
     return int(verdict.exit_code)
 

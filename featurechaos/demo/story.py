@@ -17,21 +17,21 @@ from featurechaos.drills.stage import Stage
 from featurechaos.drills.verdict import Verdict
 
 DRILL = "redis-killed.yaml"
-REPORT = Path("reports") / "demo"
 
 
 def tell(
     seed: int,
     *,
+    report: Path,
     config: Path | None = None,
     json_file: Path | None = None,
-    report: Path | None = None,
     say: Callable[[str], None],
 ) -> tuple[int, Path | None]:
     """Play the demo's drill.
 
     Args:
         seed: another one is another autumn day, other flights and another sample for the model.
+        report: the folder that the report goes to.
         config: a config of one's own instead of `flights.yaml`.
         json_file: where the few numbers go, for a machine.
         say: hears a line for each thing that happens.
@@ -48,7 +48,7 @@ def tell(
         killed.append(stage.processes["primary"].pid)
         return stage
 
-    verdict, path = run_drill(script, directory=report or REPORT, progress=say, open_stage=opened)
+    verdict, path = run_drill(script, directory=report, progress=say, open_stage=opened)
     for line in _told(verdict):
         say(line)
     if json_file is not None and killed:

@@ -149,6 +149,13 @@ def test_without_a_folder_each_run_has_its_own(drill: Path, plays: Callable[...,
         (KeyboardInterrupt(), 4, "interrupted"),
         (SpecError("drill.yaml: load: is wrong"), 2, "drill.yaml: load: is wrong"),
         (StoreTimeout("Valkey did not start"), 6, "could not be played: Valkey did not start"),
+        (OSError(28, "No space left on device"), 6, "could not be played: OSError: [Errno 28] No space left on device"),
+        (
+            ZeroDivisionError("of ours"),
+            6,
+            "could not be played: ZeroDivisionError: of ours (`featurechaos --debug ...`",
+        ),
+        (ModuleNotFoundError("no", name="boto3"), 2, "this needs boto3: pip install"),
     ],
 )
 @pytest.mark.parametrize("command", ["drill run drill.yaml", "demo"])
@@ -173,9 +180,35 @@ def test_what_could_not_be_played_is_never_called_a_weakness(
 
     assert (ran.code, ran.out) == (code, "")
     assert said in ran.err
+    assert "Traceback" not in ran.err
 
 
-def test_the_last_line_of_the_demo_is_the_reports_path_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("drill run drill.yaml --report taken", "--report: taken takes no files: File exists"),
+        ("drill run drill.yaml --report taken/out", "--report: taken/out takes no files: Not a directory"),
+        ("demo --report taken/out", "--report: taken/out takes no files: Not a directory"),
+        ("demo --json taken/demo.json", "--json: taken takes no files: File exists"),
+        ("demo --json .", "--json: . is a folder, wanted a file"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_told_before_anything_is_started(
+    arguments: str, said: str, drill: Path, plays: Callable[..., Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (drill.parent / "taken").touch()
+    asked = plays(verdict(Outcome.HELD))
+    monkeypatch.setattr(story, "tell", lambda seed, **options: asked.append(options) or (0, None))
+
+    ran = run(*arguments.split())
+
+    assert (ran.code, ran.out, ran.err) == (2, "", f"featurechaos: {said}\n")
+    assert asked == []
+
+
+def test_the_last_line_of_the_demo_is_the_reports_path_alone(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def tell(seed: int, **options: Any) -> tuple[int, Path | None]:
