@@ -34,8 +34,9 @@ def settings_of(config: Path) -> Settings:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[FeatureClient]:
-    """A client for one command. It opens no metrics port: that is the service's own."""
-    with FeatureClient(replace(settings, metrics=Metrics())) as client:
+    """A client for one command. It opens no port, neither for metrics nor for control: those are the service's own."""
+    chaos = settings.chaos.model_copy(update={"listen": None})
+    with FeatureClient(replace(settings, metrics=Metrics(), chaos=chaos)) as client:
         yield client
 
 
