@@ -326,14 +326,14 @@ class FeatureClient(_Common):
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__(settings, clock)
         stores = {name: self._open(name) for name in settings.sources}
-        self._world = World(stores, self.observer.listeners)
+        self._world = World(stores, self.observer.listeners, monotonic=self.clock.monotonic)
 
     def _open(self, name: str) -> Store:
         if name in self._snapshots:
             return self._snapshots[name]  # type: ignore[no-any-return]
         source = self.settings.sources[name]
         store = source.store_class.open(source.spec, self._place(name))
-        return store if store.bounded else Bounded(store, name)  # type: ignore[return-value]
+        return store if store.bounded else Bounded(store, name, self.clock.monotonic)  # type: ignore[return-value]
 
     def get_online_features(
         self,
@@ -471,7 +471,7 @@ class AsyncFeatureClient(_Common):
         place = self._place(name)
         if hasattr(source.store_class, "aopen"):
             return source.store_class.aopen(source.spec, place)
-        return Threaded(source.store_class.open(source.spec, place), name)
+        return Threaded(source.store_class.open(source.spec, place), name, self.clock.monotonic)
 
     async def get_online_features(
         self,

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from random import Random
+from random import SystemRandom
 from typing import Any
 
 from featurechaos.clock import Clock
@@ -96,7 +96,7 @@ class Serving:
         limits = self.settings.policy.breaker
         if limits is None:
             return None
-        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=Random())
+        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=SystemRandom())
 
     def _stack(self, online: frozenset[str]) -> Next:
         """The layers as the config wants them, outermost first."""
@@ -112,7 +112,7 @@ class Serving:
                     attempts=policy.retry.attempts,
                     wait_first_s=policy.retry.wait_first_s,
                     budget=budget,
-                    rng=Random(),
+                    rng=SystemRandom(),
                 )
             )
         if self.breaker is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from featurechaos.codec import Layout
 from featurechaos.errors import StoreRefused, StoreTimeout
 from featurechaos.stores import Answer, Ask, Batch, WriteCounts
 from featurechaos.testing import ManualClock, MemoryStore
-from featurechaos.threaded import Bounded, Threaded
+from featurechaos.threaded import MOST_THREADS, Bounded, Threaded
 from tests.layers.kit import VIEW, ask_of, rows_of
 
 CLOCK = SystemClock()
@@ -123,6 +123,100 @@ def test_a_cancelled_call_is_left_behind(hanging: Hanging) -> None:
         return task.cancelled()
 
     assert asyncio.run(cancelled())
+
+
+def stuck_threads() -> int:
+    return sum(thread.name == "featurechaos-it" for thread in threading.enumerate())
+
+
+def test_a_source_that_hangs_costs_eight_threads_and_then_no_time(hanging: Hanging) -> None:
+    bounded, before = Bounded(hanging, "it"), stuck_threads()
+
+    def ask() -> str:
+        with pytest.raises(StoreTimeout) as caught:
+            bounded.read([ask_of([1])], CLOCK.monotonic() + 0.01)
+        return str(caught.value)
+
+    told = [ask() for _ in range(MOST_THREADS)]
+    assert told == ["source 'it' gave no answer in time"] * MOST_THREADS
+    with pytest.raises(StoreTimeout, match="source 'it' was not asked: 8 calls are late and still under way"):
+        bounded.read([ask_of([1])], CLOCK.monotonic() + 30)
+    assert stuck_threads() - before == MOST_THREADS
+
+    hanging.go_on.set()
+    eventually(lambda: stuck_threads() == before)
+    assert bounded.read([ask_of([1])], CLOCK.monotonic() + 30) == [[None]]
+
+
+def test_a_crowd_at_once_is_eight_threads_too(hanging: Hanging) -> None:
+    threaded, before = Threaded(hanging, "it"), stuck_threads()
+
+    async def crowd() -> tuple[int, list[Any]]:
+        tasks = [threaded.read([ask_of([1])], CLOCK.monotonic() + SOON_S) for _ in range(100)]
+        told = asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(SOON_S / 2)
+        return stuck_threads() - before, await told
+
+    stuck, told = asyncio.run(crowd())
+
+    assert stuck == MOST_THREADS
+    assert [type(each) for each in told] == [StoreTimeout] * 100
+
+
+def test_a_crowd_waits_for_its_turn_while_there_is_time(hanging: Hanging) -> None:
+    """More callers than threads are no failure of a source that answers."""
+    threaded = Threaded(hanging, "it")
+    threading.Timer(0.02, hanging.go_on.set).start()
+
+    async def crowd() -> list[Any]:
+        return await asyncio.gather(*(threaded.read([ask_of([1])], CLOCK.monotonic() + 30) for _ in range(100)))
+
+    assert asyncio.run(crowd()) == [[[None]]] * 100
+
+
+def test_what_was_left_before_its_turn_is_never_begun(hanging: Hanging) -> None:
+    bounded = Bounded(hanging, "it")
+    stuck = [threading.Thread(target=lambda: bounded.read([ask_of([1])], CLOCK.monotonic() + 30)) for _ in range(8)]
+    for thread in stuck:
+        thread.start()
+    eventually(lambda: len(bounded._lane._waiting) == 0)
+
+    with pytest.raises(StoreTimeout, match="gave no answer in time"):
+        bounded.read([ask_of([1])], CLOCK.monotonic() + 0.01)
+    hanging.go_on.set()
+    for thread in stuck:
+        thread.join()
+
+    eventually(lambda: bounded._lane._threads == 0)
+    assert hanging.reads == 8
+
+
+def test_time_is_that_of_the_clock_given() -> None:
+    clock = ManualClock()
+    store = rows_of(clock, {1: 1.0})
+    until = clock.monotonic() + 5
+
+    assert Bounded(store, "it", clock.monotonic).read([ask_of([1])], until) == store.read([ask_of([1])], 0)
+    assert asyncio.run(Threaded(store, "it", clock.monotonic).read([ask_of([1])], until)) == store.read(
+        [ask_of([1])], 0
+    )
+
+
+def test_a_timeout_of_the_drivers_own_is_not_ours() -> None:
+    store = MemoryStore()
+    store.fail_with = TimeoutError("connect")  # type: ignore[assignment]
+
+    with pytest.raises(TimeoutError, match="connect"):
+        Bounded(store, "it").read([ask_of([1])], CLOCK.monotonic() + 5)
+    with pytest.raises(TimeoutError, match="connect"):
+        asyncio.run(Threaded(store, "it").read([ask_of([1])], CLOCK.monotonic() + 5))
+
+
+def eventually(claim: Callable[[], bool]) -> None:
+    until = CLOCK.monotonic() + 10
+    while not claim():
+        assert CLOCK.monotonic() < until
+        threading.Event().wait(0.001)
 
 
 def test_both_are_the_store_in_all_else() -> None:
