@@ -213,10 +213,14 @@ class Walk:
         causes = self.cause[index]
         self.cause[index] = np.where(causes == Cause.NONE, cause, causes)
         if injected:
-            self.injected[index] = True
-            unread = self.part.unread if self.part.unread is not None else np.zeros(len(self.open), bool)
-            unread[index] = True
-            self.part.unread = unread
+            self.kept_from(index)
+
+    def kept_from(self, index: Index) -> None:
+        """A fault kept these rows from being read somewhere: what was there is not known."""
+        self.injected[index] = True
+        unread = self.part.unread if self.part.unread is not None else np.zeros(len(self.open), bool)
+        unread[index] = True
+        self.part.unread = unread
 
     def heard(self, index: Index, answer: Part, rules: Rules) -> Codes:
         """Take in what a source said of the open rows `index`; returns the cause of each row it left open or

@@ -76,6 +76,8 @@ class Fallback:
                 reading = yield from self._local(narrowed.to(source))
             except StoreError as error:
                 yield from note("source.failed", source, cause=0, rows={}, injected=error.injected, error=str(error))
+                if error.injected:
+                    _kept_from([parts[i] for i in mine])
                 continue
             for i, part in zip(mine, reading.parts, strict=True):
                 tiers[i].append(Local(part.rows, Origin.SNAPSHOT, part.injected))
@@ -86,6 +88,13 @@ class Fallback:
                 judge(rows, request.rules[i], request.wall_us)
                 tiers[i].append(Local(rows, Origin.LAST_KNOWN))
         return tiers
+
+
+def _kept_from(parts: Sequence[Part]) -> None:
+    """A fault on a local source touched every row it was to be asked for."""
+    for part in parts:
+        assert part.walk is not None
+        part.walk.kept_from(part.walk.index)
 
 
 def _open(part: Part) -> Index:

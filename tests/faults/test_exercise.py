@@ -189,6 +189,17 @@ def test_a_fault_of_a_local_source_is_met_too(house: House) -> None:
         response = house.get()
 
     assert values(response) == [None]
+    assert (truth(response).cause[0], truth(response).injected.tolist()) == (Cause.REFUSED, [True])
+
+
+def test_rows_that_a_local_source_was_not_asked_for_are_untouched_by_its_outage(house: House) -> None:
+    house.has("primary", {1: 1.0})
+    house.has("primary", {2: 2.0}, age_s=2 * DAY_S)
+
+    with house.inject(Outage("standby")):
+        response = house.get([1, 2])
+
+    assert truth(response).injected.tolist() == [False, True], "2 has expired, and the standby was to say more"
 
 
 # Stale hits rows.
