@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from featurechaos.drills.stage import Stage
 from featurechaos.drills.verdict import Verdict
 
 DRILL = "redis-killed.yaml"
+_ORIGINS = {"NONE": "nowhere (planes that no snapshot has seen)"}
 
 
 def tell(
@@ -66,18 +67,19 @@ def _told(verdict: Verdict) -> list[str]:
     numbers = verdict.numbers
     if not numbers:
         return [verdict.sentence]
-    during = numbers["rows"].get("during", {})
-    served = sum(during.values()) or 1
-    shares = ", ".join(
-        f"{name} {100 * n / served:.1f} %" for name, n in sorted(during.items(), key=lambda one: -one[1])
-    )
-    lines = [
-        f"{numbers['requests']} requests, {numbers['failed']} failed, {numbers['late']} late",
-        f"while Redis was dead, rows came from: {shares}",
-    ]
+    lines = [f"{numbers['requests']} requests, {numbers['failed']} failed, {numbers['late']} late"]
+    if during := numbers["rows"].get("during"):
+        lines.append(f"while Redis was dead, rows came from: {_shares(during)}")
     if numbers.get("flip_rate") is not None:
         changed = f"decisions changed: {100 * numbers['flip_rate']:.1f} %"
         lines.append(f"{changed}; PSI of their scores, over the whole outage: {numbers['psi']:.3f}")
     if numbers.get("recovery_s") is not None:
         lines.append(f"on the primary again after {numbers['recovery_s']:.1f} s")
     return [*lines, f"verdict: {verdict.outcome}: {verdict.sentence}"]
+
+
+def _shares(rows: Mapping[str, int]) -> str:
+    """Rows by origin as shares, the largest first."""
+    total = sum(rows.values())
+    most_first = sorted(rows.items(), key=lambda one: -one[1])
+    return ", ".join(f"{_ORIGINS.get(name, name)} {100 * n / total:.1f} %" for name, n in most_first)

@@ -183,7 +183,10 @@ def _phases(ledger: Ledger) -> str:
         if window.requests.origins[:, origin].any()
     ]
     heads = ("Phase", "Origin", "#Rows", "#Share", "#Median", "#p99", "#Oldest row", "#Decisions changed")
-    note = "Rows are one view of one entity. Times and ages are of the requests that were mostly served by that origin."
+    note = (
+        "Rows are one view of one entity; NONE are those that no source asked had. "
+        "Times and ages are of the requests that were mostly served by that origin."
+    )
     return _table("Phase by phase", heads, rows, note=note) if rows else ""
 
 
