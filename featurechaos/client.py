@@ -311,7 +311,6 @@ class _Common(Locked):
         return reference(
             response,
             self._serving.fetch,
-            self._serving.rules,
             witness=self.settings.impact.reference_source,
             now=self.clock.monotonic(),
         )

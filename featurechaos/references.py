@@ -2,12 +2,13 @@
 
 The reference of a value fault is the reading before it, kept with the response. An injected outage owes one clean
 read, off the request path, which feeds no breaker, budget, quantile or cache. Where the store itself is
-gone, `impact.reference_source` is read. Rows that changed since the request are no reference any more.
+gone, `impact.reference_source` is read. What is read goes by the rules that the call was under, as it would have
+without the fault. Rows that changed since the request are no reference any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,37 +16,39 @@ from featurechaos.codec import Rows
 from featurechaos.effects import Next, Plan
 from featurechaos.errors import StoreError
 from featurechaos.model import Cause, Origin, Status, Verdict
-from featurechaos.readings import Flags, Index, Part, Reading, Request, Rules, spread
-from featurechaos.response import Response
+from featurechaos.readings import Flags, Index, Part, Reading, Request, Rules, Walk, finish, settle, spread
+from featurechaos.response import Response, ViewAnswer
 
 WITHIN_S = 1.0
 """How long a clean read may take: nobody waits for it."""
 
+Wants = dict[str, Index]
+"""view -> the rows that want a clean read."""
 
-def reference(
-    response: Response, fetch: Next, rules: Mapping[str, Rules], *, witness: str | None, now: float
-) -> Plan[Response]:
+
+def reference(response: Response, fetch: Next, *, witness: str | None, now: float) -> Plan[Response]:
     """The response on clean features; `response` itself if what was served is clean.
 
-    Rows of it that are still `degraded` have no reference: nothing clean could be had, or the store has moved on.
+    A row that an injected outage kept from being read owes a clean read of the first source of its order, even where
+    a replica covered it: the replica may lag. What that source does not answer, and what was degraded without a
+    fault, the witness is asked for. Rows that are still `degraded` have no reference: nothing clean could be had, or
+    the store has moved on.
     """
-    if not any(_is_touched(answer.part) for answer in response.answers.values()):
+    answers = response.answers
+    if not any(_is_touched(answer.part) for answer in answers.values()):
         return response
-    parts: dict[str, Part] = {}
-    owed: dict[str, list[tuple[str, Index]]] = {}
-    for view, answer in response.answers.items():
-        part = parts[view] = mended(answer.part)
-        for source, rows in _owed(answer.part, part, rules[view], witness).items():
-            owed.setdefault(source, []).append((view, rows))
+    parts = {view: mended(answer.part) for view, answer in answers.items()}
+    owed, lost = _owed(answers, parts)
+    if witness is not None and witness in owed:
+        _add(owed[witness], lost)
+        lost = {}
     for source, wants in owed.items():
-        request = Request(
-            [response.answers[view].ask.only(rows) for view, rows in wants],
-            [rules[view] for view, _ in wants],
-            until=now + WITHIN_S,
-            wall_us=response.wall_us,
-            source=source,
-        )
-        yield from _read(request, [(parts[view], rows) for view, rows in wants], fetch)
+        request = _request(response, source, wants, until=now + WITHIN_S)
+        if not (yield from _read(request, wants, parts, fetch)) and source != witness:
+            _add(lost, wants)
+    if witness is not None and lost:
+        request = _request(response, witness, lost, until=now + 2 * WITHIN_S)
+        yield from _read(request, lost, parts, fetch)
     return response.with_parts(parts)
 
 
@@ -68,20 +71,37 @@ def _is_touched(part: Part) -> bool:
     return not part.is_fresh or part.clean is not None or part.injected is not False
 
 
-def _owed(served: Part, new: Part, rules: Rules, witness: str | None) -> dict[str, Index]:
-    """Which rows still want a clean read, by the source to ask.
+def _owed(answers: Mapping[str, ViewAnswer], parts: Mapping[str, Part]) -> tuple[dict[str, Wants], Wants]:
+    """Which rows owe a read of a source, and which are degraded though no fault kept them from being read."""
+    owed: dict[str, Wants] = {}
+    lost: Wants = {}
+    for view, answer in answers.items():
+        unread = np.zeros(len(answer.part), bool) if answer.part.unread is None else answer.part.unread
+        if unread.any() and answer.rules.online:
+            owed.setdefault(answer.rules.online[0], {})[view] = np.flatnonzero(unread)
+        if (rows := np.flatnonzero(degraded(parts[view]) & ~unread)).size:
+            lost[view] = rows
+    return owed, lost
 
-    A row that an injected outage kept from being read owes one, even where a replica covered it: the replica may lag.
-    """
-    unread = np.zeros(len(new), bool) if served.unread is None else served.unread
-    owed = {}
-    if witness is not None and (lost := np.flatnonzero(degraded(new) & ~unread)).size:
-        owed[witness] = lost
-    if (mine := np.flatnonzero(unread)).size and rules.online:
-        new.origin[mine] = Origin.NONE  # type: ignore[index]
-        new.status[mine] = Status.UNAVAILABLE  # type: ignore[index]
-        owed[rules.online[0]] = mine
-    return owed
+
+def _add(wants: Wants, more: Wants) -> None:
+    for view, rows in more.items():
+        wants[view] = np.union1d(wants[view], rows) if view in wants else rows
+
+
+def _request(response: Response, source: str, wants: Wants, *, until: float) -> Request:
+    return Request(
+        [response.answers[view].ask.only(rows) for view, rows in wants.items()],
+        [response.answers[view].rules for view in wants],
+        until=until,
+        wall_us=response.wall_us,
+        source=source,
+        defaults=frozenset(
+            view
+            for view, _, feature in (full.partition(":") for full in response.features)
+            if response.answers[view].view.feature[feature].default is not None
+        ),
+    )
 
 
 def degraded(part: Part) -> Flags:
@@ -90,25 +110,51 @@ def degraded(part: Part) -> Flags:
     return np.asarray(~(((part.status == Status.PRESENT) & online) | (part.status == Status.NOT_FOUND)))
 
 
-def _read(request: Request, wants: Sequence[tuple[Part, Index]], fetch: Next) -> Plan[None]:
-    """Read some rows clean and put them in their parts; a source that gives none leaves them as they are."""
+def _read(request: Request, wants: Wants, parts: Mapping[str, Part], fetch: Next) -> Plan[bool]:
+    """Read some rows clean and put what they become in their parts; whether the source answered."""
     try:
         reading: Reading = yield from fetch(request)
     except StoreError:
-        return
-    for (part, rows), found in zip(wants, reading.parts, strict=True):
-        _take(part, rows, found.rows, request.wall_us)
+        for view, rows in wants.items():
+            _lose(parts[view], rows)
+        return False
+    for (view, rows), found, ask, rules in zip(wants.items(), reading.parts, request.asks, request.rules, strict=True):
+        is_current = found.rows.event_time <= request.wall_us
+        _lose(parts[view], rows[~is_current])
+        current = np.flatnonzero(is_current)
+        walk = Walk(ask.only(current))
+        walk.heard(walk.index, Part(found.rows.take(current), origin=int(Origin.PRIMARY)), rules)
+        _take(parts[view], rows[current], walk, rules, has_default=view in request.defaults)
+    return True
 
 
-def _take(part: Part, rows: Index, found: Rows, wall_us: int) -> None:
-    verdict = found.verdicts
-    same = (verdict == Verdict.FRESH) & (found.event_time <= wall_us)
-    missing = (verdict == Verdict.MISSING) | (verdict == Verdict.BURIED)
-    _put(part, rows[same], found, np.flatnonzero(same))
-    gone = rows[missing]
-    part.rows.put(gone, Rows.blank(part.rows.layout, len(gone), Verdict.MISSING), np.arange(len(gone)))
-    part.status[gone] = Status.NOT_FOUND  # type: ignore[index]
-    part.origin[gone] = Origin.PRIMARY  # type: ignore[index]
+def _take(part: Part, rows: Index, walk: Walk, rules: Rules, *, has_default: bool) -> None:
+    """Put what rows have become after a clean answer.
+
+    Rows that it leaves open go on to the sources after it. One of those has served them already, or none is known to
+    have anything, unless there are none.
+    """
+    online = (part.origin[rows] == Origin.PRIMARY) | (part.origin[rows] == Origin.REPLICA)  # type: ignore[index]
+    is_served = online & (part.status[rows] == Status.PRESENT)  # type: ignore[index]
+    is_last = len(rules.online) == 1 and not rules.local
+    nothing = (part.origin[rows] == Origin.NONE) | (part.origin[rows] == Origin.DEFAULT)  # type: ignore[index]
+    over = ~walk.open | (is_last & nothing)
+    settle(walk, np.flatnonzero(walk.open & over), [], rules)
+    kept = ~over & is_served & (walk.rows.verdicts != Verdict.BURIED)
+    part.cause[rows[kept]] = walk.cause[kept]  # type: ignore[index]
+    _lose(part, rows[~over & ~kept])
+    done = finish(walk, has_default=has_default, raises=rules.on_exhausted == "raise")
+    at, took = rows[over], np.flatnonzero(over)
+    part.rows.put(at, done.rows, took)
+    for name in ("origin", "status", "cause"):
+        getattr(part, name)[at] = getattr(done, name)[took]
+
+
+def _lose(part: Part, rows: Index) -> None:
+    """No clean row could be had: what was served is no reference either."""
+    at = rows[~degraded(part)[rows]]
+    part.origin[at] = Origin.NONE  # type: ignore[index]
+    part.status[at] = Status.UNAVAILABLE  # type: ignore[index]
 
 
 def _put(part: Part, rows: Index, clean: Rows, clean_rows: Index) -> None:

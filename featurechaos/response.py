@@ -16,7 +16,7 @@ from featurechaos.entities import Entities
 from featurechaos.errors import RequestError
 from featurechaos.locks import cached_property
 from featurechaos.model import NO_TIME_US, Cause, Feature, Origin, Status, Verdict, View
-from featurechaos.readings import Flags, Part
+from featurechaos.readings import Flags, Part, Rules
 from featurechaos.stores import Ask
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Wanted:
 
 
 class ViewAnswer:
-    """One view's part of a response, spread over the caller's rows."""
+    """One view's part of a response, spread over the caller's rows; `rules` are those the call was under."""
 
-    def __init__(self, ask: Ask, part: Part, fan: Fan, wall_us: int) -> None:
-        self.ask, self.part, self.fan, self._wall_us = ask, part, fan, wall_us
+    def __init__(self, ask: Ask, part: Part, fan: Fan, wall_us: int, rules: Rules) -> None:
+        self.ask, self.part, self.fan, self._wall_us, self.rules = ask, part, fan, wall_us, rules
 
     @property
     def view(self) -> View:
@@ -352,7 +352,7 @@ class Response:
         return Response(
             wanted=self._wanted,
             answers={
-                name: ViewAnswer(answer.ask, parts[name], answer.fan, self.wall_us)
+                name: ViewAnswer(answer.ask, parts[name], answer.fan, self.wall_us, answer.rules)
                 for name, answer in self._answers.items()
             },
             entities=self._entities,

@@ -163,8 +163,10 @@ class Serving:
         """Make the answer; raises Exhausted where the caller wants to be told."""
         compiled, wall_us = call.compiled, call.request.wall_us
         answers = {
-            ask.view.name: ViewAnswer(ask, part, fan, wall_us)
-            for ask, part, fan in zip(call.request.asks, reading.parts, call.fans, strict=True)
+            ask.view.name: ViewAnswer(ask, part, fan, wall_us, rules)
+            for ask, part, fan, rules in zip(
+                call.request.asks, reading.parts, call.fans, call.request.rules, strict=True
+            )
         }
         response = Response(
             wanted=compiled.wanted,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,25 @@ from featurechaos.errors import StoreUnavailable
 from featurechaos.faults import Delay, Outage, Stale
 from tests.faults.kit import DAY_S, House, values
 
+VIEW = {
+    "name": "v",
+    "join_keys": {"k": "int64"},
+    "features": {"f": {"dtype": "float32", "default": -1.0}},
+    "ttl_s": 100,
+    "max_age_s": 1000,
+}
+PLAIN = {"retry": None, "last_known": None, "breaker": None}
+HELD = {"fresh": 10.0, "expired": 500.0, "past": 5000.0}
+
 
 def history(house: House) -> None:
     house.has("standby", {1: 11.0, 2: 21.0}, age_s=DAY_S + 60)
     house.has("primary", {1: 1.0, 2: 2.0, 3: 3.0})
+
+
+@pytest.fixture
+def house_of_fallback(build: Callable[..., House]) -> House:
+    return build(policy={**PLAIN, "order": ["primary", "standby"], "on_missing": "fallback"})
 
 
 def reads(house: House) -> list[int]:
@@ -159,6 +175,114 @@ def test_a_real_outage_has_no_reference_without_a_witness(house: House) -> None:
 
     assert house.client.reference(served).degraded.tolist() == [True]
     assert reads(house) == count
+
+
+def holds(house: House, source: str, what: str) -> None:
+    """Make a source hold the row k=1 of an age, a damaged or buried one, or none."""
+    if what in HELD:
+        house.has(source, {1: HELD[what]}, age_s=HELD[what])
+    elif what == "corrupt":
+        house.has(source, {1: 1.0})
+        store = house.store(source)
+        store.rows = {key: [blobs[-1][:40]] for key, blobs in store.rows.items()}
+    elif what == "buried":
+        batch = house.client._tombstones("v", {"k": [1]})
+        house.store(source).put(batch.ask, batch.blobs)
+
+
+@pytest.mark.parametrize("on_expired", ["serve", "fallback", "default"])
+@pytest.mark.parametrize("on_missing", ["accept", "fallback", "default"])
+@pytest.mark.parametrize("order", [["primary"], ["primary", "second"], ["primary", "standby"]], ids="-".join)
+def test_a_reference_is_what_the_policy_gives_without_the_fault(
+    build: Callable[..., House], order: list[str], on_missing: str, on_expired: str
+) -> None:
+    """Whatever the sources hold and whichever is out: a reference is the clean answer, or none."""
+    policy = {**PLAIN, "order": order, "on_missing": on_missing, "on_expired": on_expired}
+    states = [*HELD, "missing", "corrupt", "buried"]
+    for first, other, out in itertools.product(states, states if len(order) > 1 else ["missing"], order):
+        house = build(policy=policy, views=[VIEW])
+        holds(house, "primary", first)
+        holds(house, order[-1], other) if len(order) > 1 else None
+        clean = house.get()
+        with house.inject(Outage(out)):
+            served = house.get()
+            reference = house.client.reference(served)
+
+        if not reference.any_degraded:
+            case = f"{first}, {other}, {out} out"
+            assert (values(reference), told(reference)) == (values(clean), told(clean)), case
+        if first == "fresh" or len(order) == 1 or (first == "missing" and on_missing != "fallback"):
+            assert reference.any_degraded == clean.any_degraded, "there is one where the primary settles the row"
+
+
+def test_the_reference_of_a_missing_row_is_the_default_where_the_policy_says_so(build: Callable[..., House]) -> None:
+    house = build(policy={**PLAIN, "order": ["primary"], "on_missing": "default"}, views=[VIEW])
+    with house.inject(Outage("primary")):
+        served = house.get([9])
+        reference = house.client.reference(served)
+
+    assert (values(reference), reference.any_degraded) == ([-1.0], False)
+    assert told(reference)[:2] == [[Origin.DEFAULT], [Status.NOT_FOUND]]
+
+
+def test_a_calls_own_limit_of_age_holds_for_its_reference(house: House) -> None:
+    house.has("primary", {1: 1.0, 2: 2.0}, age_s=200)
+    house.has("primary", {2: 2.0}, age_s=50)
+    clean = house.get([1, 2], max_age_s=100)
+    with house.inject(Outage("primary")):
+        served = house.get([1, 2], max_age_s=100)
+        reference = house.client.reference(served)
+
+    assert values(clean) == values(reference) == [None, 2.0]
+    assert reference.degraded.tolist() == clean.degraded.tolist() == [True, False]
+
+
+def test_a_witness_is_asked_where_a_replica_was_out_and_the_primary_is_gone(build: Callable[..., House]) -> None:
+    house = build(policy={**PLAIN, "order": ["primary", "second", "standby"]}, impact={"reference_source": "second"})
+    history(house)
+    house.has("second", {1: 1.0, 2: 2.0})
+    house.store("primary").fail_with = StoreUnavailable("gone")
+    with house.inject(Outage("second")):
+        served = house.get([1, 2])
+
+    reference = house.client.reference(served)
+
+    assert (values(served), values(reference)) == ([11.0, 21.0], [1.0, 2.0])
+    assert not reference.any_degraded
+
+
+def test_a_witness_that_is_the_first_source_is_asked_for_all_in_one_read(build: Callable[..., House]) -> None:
+    """One row is degraded by itself, another because the replica was kept from answering."""
+    house = build(
+        policy={**PLAIN, "order": ["primary", "second"], "on_expired": "serve"},
+        impact={"reference_source": "primary"},
+    )
+    house.has("primary", {1: 1.0}, age_s=2 * DAY_S)
+    damaged = house.client._tombstones("v", {"k": [2]}).ask
+    house.store("primary").put(damaged, [b"damaged"])
+    with house.inject(Outage("second")):
+        served = house.get([1, 2])
+    house.has("primary", {1: 10.0}, age_s=60)  # came late, but is what was true then
+    house.store("primary").put(damaged, [None])
+    house.has("primary", {2: 20.0}, age_s=60)
+    count = reads(house)
+
+    reference = house.client.reference(served)
+
+    assert served.degraded.tolist() == [True, True]
+    assert (values(reference), reference.any_degraded) == ([10.0, 20.0], False)
+    assert reads(house) == [count[0] + 1, *count[1:]]
+
+
+def test_a_row_whose_snapshot_was_out_has_no_reference_where_it_might_have_served(house_of_fallback: House) -> None:
+    house = house_of_fallback
+    house.has("standby", {1: 11.0})
+    with house.inject(Outage("standby")):
+        served = house.get([1])
+        reference = house.client.reference(served)
+
+    assert (served.any_degraded, served.injected.tolist()) == (False, [True]), "it was told to be missing"
+    assert reference.any_degraded
 
 
 def test_a_witness_is_read_where_the_store_itself_is_gone(build: Callable[..., House]) -> None:
