@@ -121,7 +121,7 @@ def argument(job: Job) -> str:
 def main(argv: list[str]) -> None:
     """Read the job and work on it, giving way to the service."""
     given: dict[str, Any] = json.loads(argv[1])
-    os.nice(10)
+    os.nice(5)
     work(Job(**given))
 
 

@@ -33,7 +33,6 @@ CONFIG = Path(__file__).with_name("flights.yaml")
 _FIRST_DAY, _LAST_DAY = 73, 112
 """Days after 1 September 2013 on which a drill may begin: November and December, when delays move."""
 _BEGINS_H = 8
-_NICE = 10
 _AHEAD = 40
 """A request is drawn from so many flights from now on."""
 
@@ -74,8 +73,6 @@ def _opened(closers: Closers, script: Script, config: str | None, say: Callable[
     for server in (primary, witness, s3):
         server.start()
         closers.append(server.stop)
-    # It is off the request path, and its bursts must not be what a request waits for.
-    os.setpriority(os.PRIO_PROCESS, s3.pid, _NICE)
     cache = Path(mkdtemp(prefix="featurechaos-demo-"))
     closers.append(lambda: rmtree(cache, ignore_errors=True))
     _let_in(closers, s3)
