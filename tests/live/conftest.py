@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -48,10 +48,10 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """One server for a file, which finds its rows after a kill and a restart."""
-    with ValkeyServer(keeps_data=True) as server:
+    """One server for all; a test that hurts it for good starts its own."""
+    with ValkeyServer() as server:
         yield server
 
 
@@ -86,21 +86,31 @@ class World:
 
     valkey: ValkeyServer
     s3: S3Server
+    cache: Path
     folder: Path
     stack: ExitStack
     project: str
     base_us: int
 
+    @classmethod
+    def on(cls, valkey: ValkeyServer, s3: S3Server, folder: Path, stack: ExitStack) -> World:
+        base_us = int(SystemClock().wall() * 1e6)
+        return cls(valkey, s3, folder / "cache", folder, stack, f"live_{uuid4().hex[:12]}", base_us)
+
     def config(self, *, views: Any = VIEWS, primary: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
-        """A config of a primary and a standby, last-known off; `sections` are laid over it, `policy` key by key."""
+        """A config of a primary and a standby, last-known off; `sections` are laid over it, `policy` key by key.
+
+        Patient unless told otherwise: mostly we ask who answers and with what, on a machine that others use too.
+        """
         standby = {
             "type": "s3", "url": f"s3://features/{self.project}", "endpoint_url": self.s3.endpoint_url,
-            "region": "us-east-1", "refresh_s": 3600, "cache_dir": str(self.folder / "cache"),
+            "region": "us-east-1", "refresh_s": 3600, "cache_dir": str(self.cache),
         }  # fmt: skip
-        policy = {"last_known": None} | sections.pop("policy", {})
+        patient = {"type": "redis", "url": self.valkey.url, "timeout_s": 2.0}
+        policy = {"last_known": None, "deadline_s": 5.0} | sections.pop("policy", {})
         return {
             "project": self.project,
-            "sources": {"primary": {"type": "redis", "url": self.valkey.url} | (primary or {}), "standby": standby},
+            "sources": {"primary": patient | (primary or {}), "standby": standby},
             "views": views,
             "policy": policy,
             **sections,
@@ -111,25 +121,44 @@ class World:
         self.stack.callback(client.close)
         return client
 
-    def filled(self) -> FeatureClient:
-        """A client after both versions of `truth.VIEWS` are stored where they belong, and hydrated."""
-        client = self.client()
-        for view in VIEWS:
-            client.write_to_online_store(view["name"], table(view["name"], LIVE, self.base_us))
-            client.publish_snapshot(view["name"], table(view["name"], IMAGE, self.base_us))
-        refreshed(client)
-        return client
+    def fill(self) -> World:
+        """Store both versions of `truth.VIEWS` where they belong, and hydrate."""
+        with FeatureClient.from_config(self.config()) as client:
+            for view in VIEWS:
+                client.write_to_online_store(view["name"], table(view["name"], LIVE, self.base_us))
+                client.publish_snapshot(view["name"], table(view["name"], IMAGE, self.base_us))
+            refreshed(client)
+        return self
 
 
 @pytest.fixture
-def world(valkey: ValkeyServer, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """An empty project; this process may inject."""
-    for name, value in s3.credentials().items():
+def armed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process may inject, and knows the S3 server's credentials."""
+    for name, value in {**s3.credentials(), "FEATURECHAOS_CHAOS": "armed", "FEATURECHAOS_TOKEN": TOKEN}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
+
+
+@pytest.fixture
+def world(armed: None, valkey: ValkeyServer, s3: S3Server, tmp_path: Path) -> Iterator[World]:
+    """An empty project of the test's own."""
     with ExitStack() as stack:
-        base_us = int(SystemClock().wall() * 1e6)
-        yield World(valkey, s3, tmp_path, stack, f"live_{uuid4().hex[:12]}", base_us)
+        yield World.on(valkey, s3, tmp_path, stack)
+
+
+@pytest.fixture(scope="session")
+def library(valkey: ValkeyServer, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A project with its rows and images, filled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.credentials().items():
+            patch.setenv(name, value)
+        return World.on(valkey, s3, tmp_path_factory.mktemp("library"), ExitStack()).fill()
+
+
+@pytest.fixture
+def filled(armed: None, library: World, tmp_path: Path) -> Iterator[World]:
+    """The filled project, to read and to inject into; never to write to."""
+    with ExitStack() as stack:
+        yield replace(library, folder=tmp_path, stack=stack)
 
 
 class Service:

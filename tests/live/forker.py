@@ -105,7 +105,7 @@ def main(config: str, base: str) -> None:
     for thread in threads:
         thread.start()
     # Until all have their connection: one being opened during a fork is the kernel's to close, with the child.
-    while min(len(diary.rows) for diary in diaries) < 20 and not wrong:
+    while min(len(diary.answers) for diary in diaries) < 20 and not wrong:
         stop.wait(0.01)
     # For a source nobody reads from, so that the parent's readers are not hit: what counts is who holds it.
     injection = client.chaos.inject(Outage("standby"), share=1.0, lease_s=60, seed=7, reason="a fork", control=False)

@@ -24,6 +24,8 @@ from tests.live.truth import ENTITIES, FEATURES, VIEWS, codes, told_of
 from tests.live.watchdog import hasten
 
 ROWS = 6
+STEADY = 30
+_STEADY_MOST_S = 15.0
 _now = SystemClock().monotonic
 
 
@@ -31,12 +33,20 @@ _now = SystemClock().monotonic
 class Diary:
     """Every request: when it began and ended, what failed, and what each row of each view said."""
 
-    began: list[float] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
+    answers: list[tuple[float, float, Any, Any]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def answered(self, began: float, ended: float, keys: Any, response: Any) -> None:
+        """Keep an answer; it is read at the end, so that reading it holds up no other request."""
+        self.answers.append((began, ended, keys, response))
+
+    def is_steady(self) -> bool:
+        """Whether the last answers were all the primary's."""
+        last = self.answers[-STEADY:]
+        return len(last) == STEADY and not any(response.any_degraded for _, _, _, response in last)
+
+    @staticmethod
+    def _told(keys: Any, response: Any) -> dict[str, Any]:
         told: dict[str, Any] = {"key": keys, "wall_us": np.full(len(keys), response.wall_us)}
         for view in VIEWS:
             name = view["name"]
@@ -49,13 +59,13 @@ class Diary:
             for fact, array in told_of(response, name).items():
                 told[f"{name}.truth.{fact}"] = array
         told["degraded"] = response.degraded
-        self.began.append(began)
-        self.ended.append(ended)
-        self.rows.append(told)
+        return told
 
     def saved(self, path: Path) -> None:
-        columns = {name: np.concatenate([one[name] for one in self.rows]) for name in self.rows[0]}
-        whole: dict[str, Any] = {"began": self.began, "ended": self.ended, "failed": np.array(self.failed, np.str_)}
+        rows = [self._told(keys, response) for _, _, keys, response in self.answers]
+        columns = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
+        began, ended, _, _ = zip(*self.answers, strict=True)
+        whole: dict[str, Any] = {"began": began, "ended": ended, "failed": np.array(self.failed, np.str_)}
         np.savez(path, allow_pickle=False, **whole, **columns)
 
 
@@ -84,6 +94,9 @@ def threads(client: FeatureClient, many: int, pause_s: float, seed: int) -> Diar
     workers = [threading.Thread(target=work, args=(Random(seed + at),)) for at in range(many)]
     for worker in workers:
         worker.start()
+    most = _now() + _STEADY_MOST_S
+    while not diary.is_steady() and _now() < most:
+        stop.wait(0.05)
     _say_ready()
     sys.stdin.read()
     stop.set()
@@ -111,6 +124,9 @@ async def tasks(client: AsyncFeatureClient, many: int, pause_s: float, seed: int
                 diary.answered(began, _now(), keys, response)
 
     workers = [asyncio.create_task(work(Random(seed + at))) for at in range(many)]
+    most = _now() + _STEADY_MOST_S
+    while not diary.is_steady() and _now() < most:  # noqa: ASYNC110 - answers are kept, nothing more
+        await asyncio.sleep(0.05)
     _say_ready()
     await asyncio.to_thread(sys.stdin.read)
     stop.set()

@@ -28,22 +28,21 @@ _now = SystemClock().monotonic
 
 @pytest.mark.parametrize("is_hurt", [False, True], ids=["healthy", "hurt"])
 def test_a_storm_of_cancels_never_hands_an_answer_to_another(
-    is_hurt: bool, world: World, seed: int, tell: Callable[[str], None]
+    is_hurt: bool, filled: World, seed: int, tell: Callable[[str], None]
 ) -> None:
-    world.filled().close()
-    with TrickleProxy(world.valkey.port) as proxy:
-        threads, clients = threading.active_count(), connected(world.valkey)
-        diary, ends = asyncio.run(storm(world, proxy, seed, is_hurt=is_hurt))
+    with TrickleProxy(filled.valkey.port) as proxy:
+        threads, clients = threading.active_count(), connected(filled.valkey)
+        diary, ends = asyncio.run(storm(filled, proxy, seed, is_hurt=is_hurt))
 
     tell(f"{dict(ends)}")
     assert diary.failed == []
     assert ends["answered"] > REQUESTS / 10
     assert ends["cancelled"] > REQUESTS / 10
-    path = world.folder / "diary.npz"
+    path = filled.folder / "diary.npz"
     diary.saved(path)
     told = Answers.read(path)
-    assert [told.seen(view).check(world.base_us) for view in ("plane", "airport")] == [[], []]
-    assert (threading.active_count(), connected(world.valkey)) == (threads, clients)
+    assert [told.seen(view).check(filled.base_us) for view in ("plane", "airport")] == [[], []]
+    assert (threading.active_count(), connected(filled.valkey)) == (threads, clients)
 
 
 async def storm(world: World, proxy: TrickleProxy, seed: int, *, is_hurt: bool) -> tuple[Diary, Counter[str]]:

@@ -70,44 +70,49 @@ def check_counters(report: Report, kept: Kept) -> None:
     assert report.mean_abs_delta == pytest.approx(moved / pairs, abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.0])
 def test_rows_a_day_old_and_restamped(
-    share: float, world: World, of_2013: FlightsWorld, asked: Requests, tell: Callable[[str], None]
+    world: World, of_2013: FlightsWorld, asked: Requests, tell: Callable[[str], None]
 ) -> None:
     view = joined_view(of_2013)
     client = world.client(world.config(views=[view], chaos=CHAOS))
     client.write_to_online_store("flight", joined_table(of_2013, asked, age_s=0, base_us=world.base_us))
     client.publish_snapshot("flight", joined_table(of_2013, asked, age_s=DAY_S, base_us=world.base_us))
-    features, kept = [f"flight:{name}" for name in view["features"]], Kept()
-    served = np.empty((REQUESTS, len(features)), np.float32)
+    features = [f"flight:{name}" for name in view["features"]]
 
-    def predict(response: Any, **inputs: Any) -> NDArray[np.float64]:
-        return of_2013.model.predict_matrix(np.stack([response.columns[name] for name in features], axis=1), inputs)
+    for share in (0.0, 1.0):
+        kept, served = Kept(), np.empty((REQUESTS, len(features)), np.float32)
 
-    with (
-        client.chaos.inject(Stale("flight", DAY_S, visible=False), share=share, **WHOLE) as injection,
-        monitor_of(client, predict, of_2013, kept) as monitor,
-    ):
-        for batch in batches():
-            response = client.get_online_features(features, {"number": np.arange(REQUESTS)[batch]}, deadline_s=5)
-            monitor.predict(response, **asked.take(batch).inputs)
-            served[batch] = np.stack([response.columns[name] for name in features], axis=1)
-            # Nothing tells but `injected`: that is what makes it invisible.
-            assert not response.any_degraded
-            assert set(response.provenance("flight").origin) == {Origin.PRIMARY}
-            assert response.injected.all() == (share == 1.0) == response.injected.any()
-        assert monitor.flush(60)
-        report = monitor.report()
+        def predict(response: Any, **inputs: Any) -> NDArray[np.float64]:
+            return of_2013.model.predict_matrix(matrix_of(response, features), inputs)
 
-    tell(told(report))
-    assert np.array_equal(served, of_2013.features_at(asked, age_s=DAY_S if share else 0), equal_nan=True)
-    assert (injection.applied, injection.not_applied) == (REQUESTS * share, 0)
-    check_counters(report, kept)
-    if share:
-        assert 0.15 <= report.flip_rate <= 0.25
-        assert report.by_view["flight"].flips == report.flips
-    else:
-        assert (report.flips, report.mean_abs_delta) == (0, 0.0)
+        with (
+            client.chaos.inject(Stale("flight", DAY_S, visible=False), share=share, **WHOLE) as injection,
+            monitor_of(client, predict, of_2013, kept) as monitor,
+        ):
+            for batch in batches():
+                response = client.get_online_features(features, {"number": np.arange(REQUESTS)[batch]})
+                monitor.predict(response, **asked.take(batch).inputs)
+                served[batch] = matrix_of(response, features)
+                # Nothing tells but `injected`: that is what makes it invisible.
+                assert not response.any_degraded
+                assert set(response.provenance("flight").origin) == {Origin.PRIMARY}
+                assert response.injected.all() == (share == 1.0) == response.injected.any()
+            assert monitor.flush(60)
+            report = monitor.report()
+
+        tell(f"share {share:g}: {told(report)}")
+        assert np.array_equal(served, of_2013.features_at(asked, age_s=DAY_S if share else 0), equal_nan=True)
+        assert (injection.applied, injection.not_applied) == (REQUESTS * share, 0)
+        check_counters(report, kept)
+        if share:
+            assert 0.15 <= report.flip_rate <= 0.25
+            assert report.by_view["flight"].flips == report.flips
+        else:
+            assert (report.flips, report.mean_abs_delta) == (0, 0.0)
+
+
+def matrix_of(response: Any, features: list[str]) -> NDArray[np.float32]:
+    return np.stack([response.columns[name] for name in features], axis=1)
 
 
 def test_an_outage_served_from_images_a_day_old(
@@ -127,7 +132,7 @@ def test_an_outage_served_from_images_a_day_old(
     ):
         for batch in batches():
             some = {name: column[batch] for name, column in rows.items()}
-            response = client.get_online_features(of_2013.feature_refs, some, deadline_s=5)
+            response = client.get_online_features(of_2013.feature_refs, some)
             monitor.predict(response, **asked.take(batch).inputs)
             served[batch] = of_2013.model.matrix(response)
             assert response.degraded.all()

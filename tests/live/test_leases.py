@@ -19,13 +19,13 @@ from tests.live.truth import FEATURES, IMAGE, LIVE, codes
 pytestmark = pytest.mark.live
 
 KEYS = np.arange(20)
+LEASE_S = 0.6
 CHAOS = {"enabled": True, "max_share": 1.0}
 BARE = {"retry": None, "breaker": None}
 REASON: dict[str, Any] = {"seed": 7, "reason": "a test"}
 
 
 def opened(world: World, clock: Any = None) -> FeatureClient:
-    world.filled().close()
     return world.client(world.config(chaos=CHAOS, policy=BARE), clock)
 
 
@@ -40,9 +40,9 @@ def version(client: FeatureClient, request_id: str | None = None) -> int:
     return int(found)
 
 
-def test_it_ends_to_the_moment_by_the_clients_clock(world: World) -> None:
+def test_it_ends_to_the_moment_by_the_clients_clock(filled: World) -> None:
     clock = ManualClock(SystemClock().wall())
-    client = opened(world, clock)
+    client = opened(filled, clock)
 
     with client.chaos.inject(Outage("primary"), share=1.0, lease_s=60, control=False, **REASON) as injection:
         before = version(client)
@@ -56,11 +56,12 @@ def test_it_ends_to_the_moment_by_the_clients_clock(world: World) -> None:
     assert client.chaos.live() == ()
 
 
-def test_it_ends_by_itself_in_real_time(world: World) -> None:
-    client = opened(world)
-    least = now() + 0.4
-    client.chaos.inject(Outage("primary"), share=1.0, lease_s=0.4, control=False, **REASON)
-    most = now() + 0.4
+def test_it_ends_by_itself_in_real_time(filled: World) -> None:
+    client = opened(filled)
+    assert version(client) == LIVE
+    least = now() + LEASE_S
+    client.chaos.inject(Outage("primary"), share=1.0, lease_s=LEASE_S, control=False, **REASON)
+    most = now() + LEASE_S
 
     seen = []
     while now() < most + 0.4:
@@ -72,8 +73,8 @@ def test_it_ends_by_itself_in_real_time(world: World) -> None:
     assert {found for asked, found, _ in seen if asked > most} == {LIVE}
 
 
-def test_when_clear_returns_no_later_read_is_affected(world: World) -> None:
-    client = opened(world)
+def test_when_clear_returns_no_later_read_is_affected(filled: World) -> None:
+    client = opened(filled)
 
     for _ in range(20):
         injection = client.chaos.inject(Outage("primary"), share=1.0, lease_s=60, control=False, **REASON)
@@ -83,8 +84,8 @@ def test_when_clear_returns_no_later_read_is_affected(world: World) -> None:
         injection.clear()
 
 
-def test_a_share_of_requests_is_hit_and_the_control_group_spared(world: World) -> None:
-    client = opened(world)
+def test_a_share_of_requests_is_hit_and_the_control_group_spared(filled: World) -> None:
+    client = opened(filled)
     ids = [f"request {number}" for number in range(60)]
     draws = np.array([draw_call(one, salt_of(7, "outage:primary")) for one in ids])
 
@@ -96,8 +97,8 @@ def test_a_share_of_requests_is_hit_and_the_control_group_spared(world: World) -
     assert 0 < injection.control == ((draws >= 0.3) & (draws < 0.6)).sum()
 
 
-def test_together_they_stay_within_the_cap(world: World) -> None:
-    client = opened(world)
+def test_together_they_stay_within_the_cap(filled: World) -> None:
+    client = opened(filled)
     inject = client.chaos.inject
     with inject(Outage("primary"), share=0.3, lease_s=60, **REASON):
         with pytest.raises(ChaosRefused, match=r"within 1\.0, got 1\.2"):

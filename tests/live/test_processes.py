@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from featurechaos import AsyncFeatureClient, FeatureClient, Origin
-from tests.live.conftest import TOKEN, Answers, World, now, open_files
+from tests.live.conftest import Answers, World, now, open_files
 from tests.live.truth import FEATURES, IMAGE, LIVE
 
 pytestmark = pytest.mark.live
@@ -26,17 +26,13 @@ ROWS = {"tail": [3], "code": ["K3"]}
 
 
 @pytest.fixture
-def full(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def full(filled: World) -> dict[str, Any]:
     """The config of a client with everything on that has a thread or a socket; its rows are stored."""
-    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
-    world.filled().close()
-    # What is asked here is who answers, not how fast.
-    patient: dict[str, Any] = {"primary": {"timeout_s": 2.0}, "policy": {"deadline_s": 5.0}}
-    return world.config(chaos=CHAOS, metrics={"port": 0}, **patient)
+    return filled.config(chaos=CHAOS, metrics={"port": 0})
 
 
-def test_children_and_parent_read_on_while_one_forks(full: dict[str, Any], world: World) -> None:
-    base = str(world.folder / "fork")
+def test_children_and_parent_read_on_while_one_forks(full: dict[str, Any], filled: World) -> None:
+    base = str(filled.folder / "fork")
 
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.live.forker", json.dumps(full), base],
@@ -48,11 +44,11 @@ def test_children_and_parent_read_on_while_one_forks(full: dict[str, Any], world
     )
 
     assert (done.stdout, done.returncode) == ("well\n", 0), done.stderr
-    diaries = sorted(world.folder.glob("fork.*.npz"))
+    diaries = sorted(filled.folder.glob("fork.*.npz"))
     assert len(diaries) == 6 + 4
     for path in diaries:
         told = Answers.read(path)
-        assert [told.seen(view).check(world.base_us) for view in ("plane", "airport")] == [[], []]
+        assert [told.seen(view).check(filled.base_us) for view in ("plane", "airport")] == [[], []]
 
 
 def read_elsewhere(client: FeatureClient, answers: Any) -> None:

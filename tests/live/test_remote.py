@@ -45,20 +45,16 @@ with hold(sys.argv[1], sys.stdin.readline().strip(), Outage("primary"), share=1.
 
 
 @pytest.fixture
-def serving(world: World, monkeypatch: pytest.MonkeyPatch) -> FeatureClient:
+def serving(filled: World) -> FeatureClient:
     """A serving client that takes faults from other processes."""
-    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
-    world.filled()
-    client = world.client(world.config(policy=BARE, **LISTENS))
+    client = filled.client(filled.config(policy=BARE, **LISTENS))
     assert version(client) == LIVE
     return client
 
 
 @pytest.fixture
-def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeatureClient]:
+def listening(armed: None) -> Iterator[FeatureClient]:
     """A client that takes faults and has no servers."""
-    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
-    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
     config = {"project": "p", "sources": {"primary": {"type": "memory"}, "standby": {"type": "memory"}}}
     with FeatureClient.from_config({**config, "views": VIEWS, "policy": BARE, **LISTENS}) as client:
         client.ready()
@@ -241,10 +237,7 @@ def test_who_is_not_armed_does_not_listen(world: World, monkeypatch: pytest.Monk
     assert client.chaos.listening is None
 
 
-def test_a_port_that_is_taken_costs_no_request(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+def test_a_port_that_is_taken_costs_no_request(world: World, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         chaos, metrics = {**LISTENS["chaos"], "listen": f"127.0.0.1:{port}"}, {"port": port}
@@ -261,11 +254,11 @@ def test_a_port_that_is_taken_costs_no_request(
     ]
 
 
-def test_close_ends_faults_threads_and_sockets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
-    world.filled().close()
+def test_close_ends_faults_threads_and_sockets(filled: World) -> None:
+    with FeatureClient.from_config(filled.config(**LISTENS)) as before:
+        version(before)  # what is opened once for all is open then
     threads, files = threading.active_count(), open_files()
-    client = FeatureClient.from_config(world.config(**LISTENS))
+    client = FeatureClient.from_config(filled.config(**LISTENS))
     assert version(client) == LIVE
     url = url_of(client)
 

@@ -109,15 +109,14 @@ class Fleet:
         keys = np.array([rng.randrange(KEYS) for _ in range(8)])
         self.seen[generation].take(generation, keys, self.answered(generation, keys))
 
-    def answered(self, generation: int, keys: Any, *, deadline_s: float = 2.0) -> Any:
+    def answered(self, generation: int, keys: Any, *, deadline_s: float = 5.0) -> Any:
         features = [f"score:{name}" for name in FEATURES[generation]]
         return self.clients[generation].get_online_features(features, {"key": keys}, deadline_s=deadline_s)
 
 
 def opened(world: World, generation: int, **policy: Any) -> FeatureClient:
-    # Generous: what is measured here is not time, and a row served from elsewhere would hide a corrupt one.
-    policy = {"deadline_s": 2.0, "breaker": None} | policy
-    return world.client(world.config(views=[view(generation)], primary={"timeout_s": 0.9}, policy=policy))
+    # A breaker that opens would send reads elsewhere, and a row served from elsewhere would hide a corrupt one.
+    return world.client(world.config(views=[view(generation)], policy={"breaker": None} | policy))
 
 
 def test_no_row_is_ever_corrupt_for_it(world: World, tell: Callable[[str], None]) -> None:
@@ -143,13 +142,14 @@ def test_fallbacks_hold_older_and_newer_rows_by_name(tier: str, world: World) ->
     keys = np.arange(KEYS)
     writers = (1, 2, 3) if tier == "last known" else (1, 3)  # a hydration takes its second
     remembers = {"keep_s": KEEP_S} if tier == "last known" else None
-    clients = {generation: opened(world, generation, last_known=remembers) for generation in FEATURES}
+    readers = tuple(FEATURES) if tier == "last known" else writers
+    clients = {generation: opened(world, generation, last_known=remembers) for generation in readers}
     fleet = Fleet(clients)
     for writer in writers:
         if tier == "last known":
             pause(KEEP_S / 8 + 0.05)  # a row is not kept again while the one it has is that young
             clients[writer].write_to_online_store("score", table(writer, keys, writer))
-            for reader in FEATURES:
+            for reader in readers:
                 assert set(fleet.answered(reader, keys).provenance("score").origin) == {Origin.PRIMARY}
         else:
             clients[writer].publish_snapshot("score", table(writer, keys, writer))
@@ -164,7 +164,7 @@ def test_fallbacks_hold_older_and_newer_rows_by_name(tier: str, world: World) ->
             world.valkey.thaw()
 
     origin = int(Origin.LAST_KNOWN if tier == "last known" else Origin.SNAPSHOT)
-    assert {one: seen.wrong for one, seen in fleet.seen.items()} == {1: [], 2: [], 3: []}
+    assert {one: seen.wrong for one, seen in fleet.seen.items()} == {reader: [] for reader in readers}
     assert {one: seen.met for one, seen in fleet.seen.items()} == {
-        reader: {(writer, origin) for writer in writers} for reader in FEATURES
+        reader: {(writer, origin) for writer in writers} for reader in readers
     }

@@ -64,7 +64,7 @@ def opened(world: World, ttl_s: float | None = None) -> FeatureClient:
 
 
 def read(client: FeatureClient, keys: Any = KEYS) -> Any:
-    return client.get_online_features(FEATURES, {"key": keys}, deadline_s=2)
+    return client.get_online_features(FEATURES, {"key": keys})
 
 
 def served(response: Any, days_ago: int, base_us: int, keys: Any) -> None:
@@ -169,7 +169,7 @@ def test_an_async_client_serves_the_same(world: World) -> None:
         async with AsyncFeatureClient.from_config(world.config(views=[view(None)], chaos=CHAOS)) as client:
             fault = Stale("score", 2 * DAY_S)
             with await asyncio.to_thread(lambda: client.chaos.inject(fault, **WHOLE)):
-                response = await client.get_online_features(FEATURES, {"key": old}, deadline_s=2)
+                response = await client.get_online_features(FEATURES, {"key": old})
             return response, await client.reference(response)
 
     response, reference = asyncio.run(run())
