@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +183,33 @@ def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
     rows.verdict = verdict
 
 
+class Action(IntEnum):
+    """What one answer of an online source does to a row that is open."""
+
+    GO_ON = 0
+    HOLD = 1
+    """Keep it, unless what is held is better, and go on."""
+    SERVE = 2
+    """It is the answer, unless what is held hides it."""
+    DEFAULT = 3
+    """The policy sends the row straight to its default."""
+
+
+@cache
+def actions(on_missing: str, on_expired: str) -> Codes:
+    """CONTRACT section 4, (2), as a table: uint8 (2, verdicts), for a later and for the first answer to a row."""
+    table = np.full((2, len(Verdict)), Action.GO_ON, np.uint8)
+    table[:, Verdict.FRESH] = Action.SERVE
+    table[:, [Verdict.BURIED, Verdict.PARTIAL]] = Action.HOLD
+    table[:, Verdict.EXPIRED] = {"serve": Action.SERVE, "fallback": Action.HOLD, "default": Action.DEFAULT}[on_expired]
+    if on_expired == "default":
+        table[:, Verdict.PAST] = Action.DEFAULT
+    if on_missing != "fallback":
+        absent = Action.SERVE if on_missing == "accept" else Action.DEFAULT
+        table[1, [Verdict.MISSING, Verdict.BURIED]] = absent
+    return table
+
+
 class Walk:
     """One view's rows on their way through the sources: which are settled, what the open ones hold.
 
@@ -230,26 +259,14 @@ class Walk:
         is_first = self.first[index] == Verdict.UNANSWERED
         self.first[index] = np.where(is_first, verdict, self.first[index])
 
-        held, buried = self.rows.verdicts[index], verdict == Verdict.BURIED
-        newer = event_time > self.rows.event_time[index]
-        fresh = (verdict == Verdict.FRESH) & ((held != Verdict.BURIED) | newer)
-        expired = verdict == Verdict.EXPIRED
-        missing = ((verdict == Verdict.MISSING) | buried) & is_first
-        holds = (held == Verdict.EXPIRED) | (held == Verdict.BURIED)
-        take = fresh | ((expired | buried) & (~holds | newer))
-        take |= (verdict == Verdict.PARTIAL) & (held == Verdict.UNANSWERED)
-        stops = fresh.copy()
-        defaulted = np.zeros(len(index), bool)
-        if rules.on_expired == "serve":
-            stops |= expired
-        elif rules.on_expired == "default":
-            defaulted |= expired | (verdict == Verdict.PAST)
-            take &= ~expired
-        if rules.on_missing == "accept":
-            stops |= missing
-            take |= missing
-        elif rules.on_missing == "default":
-            defaulted |= missing
+        held = self.rows.verdicts[index]
+        is_beaten = (held == Verdict.EXPIRED) | (held == Verdict.BURIED)
+        is_beaten &= event_time <= self.rows.event_time[index]
+        is_beaten |= (verdict == Verdict.PARTIAL) & (held != Verdict.UNANSWERED)
+        action = actions(rules.on_missing, rules.on_expired)[is_first.astype(np.uint8), verdict]
+        stops = (action == Action.SERVE) & ~is_beaten
+        take = stops | ((action == Action.HOLD) & ~is_beaten)
+        defaulted = action == Action.DEFAULT
 
         cause = np.where(stops, np.uint8(Cause.NONE), _CAUSE_OF[verdict])
         earlier = self.cause[index]
@@ -261,7 +278,7 @@ class Walk:
         if answer.injected is not False:
             self.injected[index] |= answer.injected
         self._keep_clean(index, answer)
-        undated = index[missing & stops]
+        undated = index[stops & ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED))]
         self.rows.event_time[undated] = NO_TIME_US  # a tombstone's date is not the date of a value
         done = index[defaulted]
         self.rows.verdicts[done] = self.first[done]

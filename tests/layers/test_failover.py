@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from featurechaos.errors import (
 )
 from featurechaos.layers.failover import Failover
 from featurechaos.model import Cause, Origin, Verdict
-from featurechaos.readings import Part, Reading, Request, Rules
+from featurechaos.readings import Action, Part, Reading, Request, Rules, actions
 from featurechaos.testing import ManualClock, MemoryStore, Told, play
 from tests.layers.kit import add_rows, ask_of, bury, damage, fetch, request_of, rows_of, values_of, view_of
 
@@ -263,3 +264,62 @@ def test_a_view_that_is_fresh_is_not_asked_for_again_because_of_another() -> Non
 
     assert [[ask.view.name for ask in one.asks] for one in told.effects if isinstance(one, Read)] == [["a", "b"], ["b"]]
     assert [values_of(part) for part in told.result.parts] == [[1.0], [2.0]]
+
+
+F, M, B, E, X, C, H = (
+    Verdict.FRESH,
+    Verdict.MISSING,
+    Verdict.BURIED,
+    Verdict.EXPIRED,
+    Verdict.PAST,
+    Verdict.CORRUPT,
+    Verdict.PARTIAL,
+)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("on_missing", "absent"), [("accept", Action.SERVE), ("fallback", None), ("default", Action.DEFAULT)]
+)
+@pytest.mark.parametrize(
+    ("on_expired", "expired", "past"),
+    [
+        ("serve", Action.SERVE, Action.GO_ON),
+        ("fallback", Action.HOLD, Action.GO_ON),
+        ("default", Action.DEFAULT, Action.DEFAULT),
+    ],
+)
+def test_what_an_answer_does_to_a_row_is_a_table(
+    on_missing: str, absent: Action | None, on_expired: str, expired: Action, past: Action, is_first: bool
+) -> None:
+    told = actions(on_missing, on_expired)[int(is_first)]
+
+    settled = absent if is_first and absent is not None else None
+    assert {verdict: told[verdict] for verdict in (F, M, B, E, X, C, H)} == {
+        F: Action.SERVE,
+        M: Action.GO_ON if settled is None else settled,
+        B: Action.HOLD if settled is None else settled,
+        E: expired,
+        X: past,
+        C: Action.GO_ON,
+        H: Action.HOLD,
+    }
+
+
+@pytest.mark.parametrize("age_s", [300, 500])
+def test_an_expired_row_older_than_a_tombstone_is_not_the_answer(age_s: float) -> None:
+    """Deleted on the primary, and a replica that lags: the tombstone hides its copy, even where old rows are served."""
+    clock = ManualClock()
+    rules = replace(TTL, online=("primary", "second", "third"), on_missing="fallback", on_expired="serve")
+    lagging = rows_of(clock, {1: 1.0}, age_s=age_s)
+
+    told = played(
+        clock,
+        request_of(clock, [1], rules=rules),
+        primary=bury(MemoryStore(), clock, [1], age_s=300),
+        second=lagging,
+        third=rows_of(clock, {1: 3.0}),
+    )
+
+    assert told.reads == ["primary", "second", "third"]
+    assert values_of(only(told)) == [3.0], "written anew after the delete"
