@@ -26,6 +26,7 @@ from featurechaos.demo.process import Server
 from featurechaos.demo.servers import S3Server, ValkeyServer
 from featurechaos.drills.script import Script
 from featurechaos.drills.stage import Asked, Closers, Draw, Stage, close_all
+from featurechaos.errors import SpecError
 
 SPEED = 1800.0
 """Seconds of the world in one of ours."""
@@ -65,6 +66,7 @@ def open_stage(script: Script, config: str | None, say: Callable[[str], None]) -
 
 
 def _opened(closers: Closers, script: Script, config: str | None, say: Callable[[str], None]) -> Stage:
+    _must_be_of_here(script)
     say("reading the flights of 2013 and fitting the model")
     world = FlightsWorld.build(script.seed)
     model = world.model
@@ -96,6 +98,10 @@ def _opened(closers: Closers, script: Script, config: str | None, say: Callable[
     }
     client = FeatureClient(load(config or script.config or CONFIG, environ=environ), clock)
     closers.append(client.close)
+    if lacking := [view for view in world.tables if view not in client.settings.views]:
+        raise SpecError(
+            f"{client.settings.name}: views: the world flights wants {', '.join(lacking)} too; copy {CONFIG.name}"
+        )
     say("hydrating the local replica")
     client.refresh(60)
     client.ready(freeze=True)
@@ -109,6 +115,21 @@ def _opened(closers: Closers, script: Script, config: str | None, say: Callable[
         threshold=model.threshold,
         closers=closers,
     )
+
+
+def _must_be_of_here(script: Script) -> None:
+    """This world brings its requests and its model: another name would be given in vain."""
+    wanted = {
+        "load.requests": "featurechaos.demo.flights:requests",
+        "model.predict": "featurechaos.demo.flights:predict",
+    }
+    given = {
+        "load.requests": None if script.load == "none" else script.load.requests,
+        "model.predict": script.model.predict if script.model else None,
+    }
+    for place, ours in wanted.items():
+        if given[place] not in (None, ours):
+            raise SpecError(f"{place}: the world flights brings its own: wanted {ours}, got {given[place]!r}")
 
 
 def _begin_s(seed: int) -> float:

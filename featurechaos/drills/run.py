@@ -125,10 +125,17 @@ def _alone(settings: Settings) -> Settings:
 
 def _missing(script: Script, stage: Stage) -> str:
     """What a fault of the script would have no hold on, in words; nothing if all is there."""
+    settings = stage.client.settings
     try:
         for step in script.faults:
-            if step.inject is not None and step.inject.is_process:
-                process_of(step.inject, stage)
+            fault = step.inject
+            if fault is None:
+                continue
+            kind, known = ("view", settings.views) if hasattr(fault, "view") else ("source", settings.sources)
+            if fault.target not in known:
+                return f"{step.name}: inject.{kind}: wanted one of {', '.join(known)}, got {fault.target!r}"
+            if fault.is_process:
+                process_of(fault, stage)
     except SpecError as error:
         return str(error)
     return ""

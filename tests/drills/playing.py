@@ -26,7 +26,7 @@ steady_state:
   for_s: 0.8
   probes: [{{probe: origin_share, origin: PRIMARY, min: 0.9}}, {{probe: error_rate, max: 0}}]
 method:
-  - {{at_s: 0, name: kill-redis, inject: {{fault: {fault}, source: primary, for_s: {for_s}}}}}
+  - {{at_s: 0, name: kill-redis, inject: {{fault: {fault}, source: {source}, for_s: {for_s}}}}}
 guards: [{guard}]
 expect:
   during: [{{probe: error_rate, max: 0}}, {{probe: origin_share, origin: {origin}, min: 0.8}}]
@@ -50,10 +50,16 @@ CONFIG: dict[str, Any] = {
 
 
 def script(
-    *, fault: str = "process_kill", for_s: float = 1.5, origin: str = "SNAPSHOT", least: int = 60, guard: str = ""
+    *,
+    fault: str = "process_kill",
+    for_s: float = 1.5,
+    origin: str = "SNAPSHOT",
+    least: int = 60,
+    guard: str = "",
+    source: str = "primary",
 ) -> Script:
     """The usual script, with what a test wants other."""
-    return parse_script(SCRIPT.format(fault=fault, for_s=for_s, origin=origin, least=least, guard=guard))
+    return parse_script(SCRIPT.format(fault=fault, for_s=for_s, origin=origin, least=least, guard=guard, source=source))
 
 
 def stage(server: ValkeyServer, *, standby: bool = True) -> Stage:

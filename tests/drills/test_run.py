@@ -140,3 +140,24 @@ def test_pairs_in_the_history_are_the_flips_that_were(tmp_path: Path) -> None:
     # Of ten users 5 to 9 score 0.5 and more on the primary, none but 10 does on the snapshot.
     assert abs(flips / rows - 0.5) < 0.15
     assert verdict.numbers["flip_rate"] is not None
+
+
+def test_a_fault_on_a_source_that_is_not_there_is_invalid(tmp_path: Path) -> None:
+    wrong = playing.script(fault="outage", source="primari")
+    server = ValkeyServer().start()
+
+    verdict, _ = run_drill(wrong, directory=tmp_path, open_stage=lambda _: playing.stage(server))
+
+    assert verdict.exit_code == 2
+    assert verdict.sentence == "kill-redis: inject.source: wanted one of primary, standby, got 'primari'"
+    assert not server.is_running
+
+
+def test_a_world_refuses_a_model_it_would_not_use(tmp_path: Path) -> None:
+    script = playing.script()
+    script = script.model_copy(update={"target": script.target.model_copy(update={"world": "flights"})})
+
+    verdict, _ = run_drill(script, directory=tmp_path)
+
+    assert verdict.exit_code == 2
+    assert verdict.sentence.startswith("load.requests: the world flights brings its own")
