@@ -1,7 +1,7 @@
 """Stop asking a source that keeps failing, and take it back with care.
 
-States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing* (one at a time, until
-`healthy_s` of nothing but successes), *ramping* (a share that grows to all over `ramp_s`), closed again.
+States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing* (one at a time, for `healthy_s`
+in which no more fail than half of what opens it), *ramping* (a share that grows to all over `ramp_s`), closed again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from featurechaos.locks import Locked
 from featurechaos.readings import Reading, Request
 
 _BUCKETS = 10
+_IN_A_ROW = 3
 _PROBE_MOST_S = 5.0
 
 
@@ -67,6 +68,7 @@ class Gate(Locked):
         self._generation = 0
         self._probe_until: float | None = None
         self._healthy_since: float | None = None
+        self._good = self._bad = self._bad_in_a_row = 0
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
     def admit(self, now: float) -> Permit | None:
@@ -77,6 +79,7 @@ class Gate(Locked):
             if self.state is State.OPEN and now - self.since >= self.limits.open_s:
                 self._become(State.PROBING, now)
                 self._healthy_since = None
+                self._good = self._bad = self._bad_in_a_row = 0
             if self.state is State.PROBING:
                 if self._probe_until is not None and now < self._probe_until:
                     return None
@@ -107,9 +110,15 @@ class Gate(Locked):
             return None
 
     def _after_probe(self, now: float, *, succeeded: bool, slow: bool) -> State | None:
+        self._good, self._bad = self._good + succeeded, self._bad + (not succeeded)
+        self._bad_in_a_row = 0 if succeeded else self._bad_in_a_row + 1
         if not succeeded:
-            return self._become(State.OPEN, now)
-        if slow:  # One slow probe says nothing yet, and one flaky probe must not open the gate again.
+            # One flaky probe among many must not open the gate again: a closed one shrugs off far more, since calls
+            # are retried, and a process that collects its garbage every second would never get its source back.
+            most = self.limits.failure_rate / 2 * (self._good + self._bad)
+            lost = self._bad > most or self._bad_in_a_row >= _IN_A_ROW
+            return self._become(State.OPEN, now) if lost else None
+        if slow:  # It says nothing yet.
             return None
         if self._healthy_since is None:
             self._healthy_since = now
