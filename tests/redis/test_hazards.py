@@ -29,6 +29,7 @@ IDS = [f"user-{at}" for at in range(20)]
 TIMEOUT_S, SLACK_S, AMPLE_S = 0.05, 0.01, 10.0
 THREADS = 8
 UNEXPLAINED_SHARE = 0.01
+FAR_LATE_S = 0.1
 
 
 @dataclass(slots=True)
@@ -48,10 +49,12 @@ class Told:
                 self.rows.add(rows)
 
     def check_punctual(self, stalls: Stalls) -> None:
-        """No end was late but where the machine itself stood still."""
+        """No end was late but where the machine itself stood still; one in a short run may be, by little."""
         late = [(until, ended) for until, ended in self.times if ended > until + SLACK_S]
         unexplained = [end - until for until, end in late if not stalls.excuse(until - TIMEOUT_S, end)]
-        assert len(unexplained) <= UNEXPLAINED_SHARE * len(self.times), (sorted(unexplained), len(self.times))
+        most = max(1, UNEXPLAINED_SHARE * len(self.times))
+        assert len(unexplained) <= most, (sorted(unexplained), len(self.times))
+        assert max(unexplained, default=0.0) < FAR_LATE_S, (sorted(unexplained), len(self.times))
 
 
 def hammer(
