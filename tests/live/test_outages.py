@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from featurechaos import Cause, Origin
+from featurechaos import Origin
 from featurechaos.demo.proxy import TrickleProxy
 from featurechaos.demo.servers import S3Server, ValkeyServer
 from tests.live.conftest import Answers, Service, World, now, pause
-from tests.live.watchdog import Span, Watchdog, hasten
+from tests.live.timing import Limits, Run
+from tests.live.watchdog import Watchdog, hasten
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 DEADLINE_S, GRACE_S, TIMEOUT_S = 0.050, 0.010, 0.015
-BREAKER = {"open_s": 0.5, "healthy_s": 0.5, "ramp_s": 1.0}
-BACK_S = sum(BREAKER.values()) + 3.0
-HEALTHY_S, AWAY_S, AFTER_S = 1.0, 2.5, 0.7
+BREAKER = {"window_s": 3.0, "open_s": 0.5, "healthy_s": 0.5, "ramp_s": 1.0}
+LIMITS = Limits(answer_s=DEADLINE_S + GRACE_S, back_s=0.5 + 0.5 + 1.0 + 3.0, after_s=0.7)
+HEALTHY_S, AWAY_S = 1.0, 2.5
+ATTEMPTS = 3
 SETTLED_S = 0.1
 """What was asked just before the blow may still be answered by the primary."""
 
@@ -96,84 +97,47 @@ def test_no_request_fails_or_is_late_or_lies(
     port = servers[1].port if hurt is trickling else servers[0].port
     primary = {"url": f"redis://127.0.0.1:{port}/0", "timeout_s": TIMEOUT_S}
     config = stored.config(primary=primary, policy={"breaker": BREAKER, "deadline_s": DEADLINE_S})
-    by_threads = Service(config, tmp_path / "threads.npz", kind="threads", many=8, pause_s=0.06)
-    by_tasks = Service(config, tmp_path / "tasks.npz", kind="tasks", many=32, pause_s=0.25)
 
+    for left in reversed(range(ATTEMPTS)):
+        run, answers = played(config, tmp_path, lambda: hurt(servers))
+        complaints: list[str] = []
+        for kind, told in answers.items():
+            # These hold on any machine; what was not in time counts only where the machine let it be.
+            assert told.failed == []
+            assert [told.seen(view).check(stored.base_us) for view in ("plane", "airport")] == [[], []]
+            assert not np.any(away_rows(run, told) == Origin.PRIMARY)
+            for numbers, wrong in (run.late(told), run.strayed(told)):
+                tell(f"{kind}: {numbers}")
+                complaints += wrong
+        if not complaints:
+            return
+        if not run.is_noisy:
+            pytest.fail("\n".join(complaints))
+        tell(f"the machine stood still too much to tell; {left} more attempts")
+    pytest.xfail(f"the machine stood still too much to tell, {ATTEMPTS} times")
+
+
+def played(config: dict[str, Any], folder: Path, hurt: Callable[[], Any]) -> tuple[Run, dict[str, Answers]]:
+    """Two services under load while the primary is hurt and healed."""
+    by_threads = Service(config, folder / "threads.npz", kind="threads", many=8, pause_s=0.06)
+    by_tasks = Service(config, folder / "tasks.npz", kind="tasks", many=32, pause_s=0.4)
     with Watchdog() as watchdog, by_threads, by_tasks:
         for service in (by_threads, by_tasks):
             service.wait_until_ready()
         steady = now()
         pause(HEALTHY_S)
         struck = now()
-        with hurt(servers):
-            hurt_from = now() + SETTLED_S
+        with hurt():
+            gone = now() + SETTLED_S
             pause(AWAY_S)
-            hurt_until = now()
+            ended = now()
         healed = now()
-        pause(BACK_S + AFTER_S)
+        pause(LIMITS.back_s + LIMITS.after_s)
         answers = {"threads": by_threads.stop(), "tasks": by_tasks.stop()}
-
-    for kind, told in answers.items():
-        assert told.failed == []
-        tell(f"{kind}: {check_lateness(told, watchdog)}")
-        assert [told.seen(view).check(stored.base_us) for view in ("plane", "airport")] == [[], []]
-        tell(f"{kind}: {check_origins(told, (steady, struck), (hurt_from, hurt_until), healed)}")
+    return Run((steady, struck), (gone, ended), healed, watchdog, LIMITS), answers
 
 
-def check_lateness(told: Answers, watchdog: Watchdog) -> str:
-    """None past the deadline and 10 ms but what a bare process met too; of those 1 in 100 on a shared machine."""
-    began, ended = told.columns["began"], told.columns["ended"]
-    took = ended - began
-    late = np.flatnonzero(took > DEADLINE_S + GRACE_S)
-    excess = {int(at): float(took[at]) - DEADLINE_S - GRACE_S for at in late}
-    excused = [at for at, late_s in excess.items() if watchdog.excuses(began[at], ended[at], late_s)]
-    numbers = (
-        f"{len(told)} requests, p50 {np.median(took) * 1000:.1f}, p99 {np.quantile(took, 0.99) * 1000:.1f}, most "
-        f"{took.max() * 1000:.1f} ms; {len(late)} late, {len(excused)} excused; {len(watchdog)} stalls seen"
-    )
-    assert {at: late_s for at, late_s in excess.items() if at not in excused} == {}, numbers
-    assert len(excused) <= len(told) / 100, numbers
-    return numbers
-
-
-def check_origins(told: Answers, healthy: Span, hurt: Span, healed: float) -> str:
-    """The primary's before, the snapshot's while it is away, and the primary's again in time."""
-    began, ended = told.columns["began"], told.columns["ended"]
-    origin = told.by_request("plane.truth.origin")
-    before, away = (began > healthy[0]) & (ended < healthy[1]), (began > hurt[0]) & (ended < hurt[1])
-    after = (began > healed + BACK_S) & (began < healed + BACK_S + AFTER_S)
-    causes = told.by_request("plane.truth.cause")[away]
-    numbers = (
-        f"primary before {share(origin[before], Origin.PRIMARY):.3f}, snapshot away "
-        f"{share(origin[away], Origin.SNAPSHOT):.3f}, primary after {share(origin[after], Origin.PRIMARY):.3f}, "
-        f"90 % again after {back_after_s(began - healed, origin):.1f} s; causes {counted(causes)}"
-    )
-    assert before.sum() > 20
-    assert away.sum() > 50
-    assert after.sum() > 20
-    assert share(origin[before], Origin.PRIMARY) > 0.9
-    # 2 % of the keys are not in the image.
-    assert not np.any(origin[away] == Origin.PRIMARY)
-    assert share(origin[away], Origin.SNAPSHOT) > 0.95
-    assert Cause.BREAKER_OPEN in causes
-    assert share(origin[after], Origin.PRIMARY) >= 0.9
-    return numbers
-
-
-def share(origin: NDArray[Any], wanted: Origin) -> float:
-    return float(np.mean(origin == wanted))
-
-
-def back_after_s(since: NDArray[Any], origin: NDArray[Any]) -> float:
-    """Seconds from which on 90 % of each half second's rows are the primary's."""
-    back = 0.0
-    for begin in np.arange(0.0, BACK_S, 0.25):
-        rows = origin[(since >= begin) & (since < begin + 0.5)]
-        if rows.size and share(rows, Origin.PRIMARY) < 0.9:
-            back = float(begin) + 0.5
-    return back
-
-
-def counted(causes: NDArray[Any]) -> str:
-    names, counts = np.unique(causes, return_counts=True)
-    return ", ".join(f"{Cause(int(name)).name} {count}" for name, count in zip(names, counts, strict=True))
+def away_rows(run: Run, told: Answers) -> Any:
+    """The origins of rows asked for and answered while the primary was away."""
+    away = (told.columns["began"] > run.away[0]) & (told.columns["ended"] < run.away[1])
+    return told.by_request("plane.truth.origin")[away]

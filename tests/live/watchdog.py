@@ -55,11 +55,27 @@ class Watchdog:
         self._ends.close()
 
     def excuses(self, began: float, ended: float, late_s: float) -> bool:
-        """Whether a core stood still for at least `late_s` within a request."""
-        return any(_overlap_s(spans, began, ended) >= late_s for spans in self.stalls.values())
+        """Whether cores stood still for at least `late_s` within a request, which may run on any of them."""
+        return self._still_s(began, ended) >= late_s
+
+    def still_share(self, began: float, ended: float) -> float:
+        """The share of a time in which at least one core stood still."""
+        return self._still_s(began, ended) / (ended - began)
+
+    def within(self, began: float, ended: float) -> list[tuple[int, float, float]]:
+        """(core, seconds into a request, seconds) of the stalls that overlap it."""
+        return [
+            (core, round(first - began, 4), round(last - first, 4))
+            for core, spans in self.stalls.items()
+            for first, last in spans
+            if first < ended and last > began
+        ]
 
     def __len__(self) -> int:
         return sum(map(len, self.stalls.values()))
+
+    def _still_s(self, began: float, ended: float) -> float:
+        return _overlap_s(sorted(span for spans in self.stalls.values() for span in spans), began, ended)
 
     def _watch(self, core: int) -> None:
         self.stalls[core] = []
@@ -79,4 +95,9 @@ class Watchdog:
 
 
 def _overlap_s(spans: list[Span], began: float, ended: float) -> float:
-    return sum(max(0.0, min(last, ended) - max(first, began)) for first, last in spans)
+    """How much of a time its spans, by their beginnings, cover together."""
+    covered, reached = 0.0, began
+    for first, last in spans:
+        covered += max(0.0, min(last, ended) - max(first, reached))
+        reached = max(reached, last)
+    return covered
