@@ -62,7 +62,7 @@ class Run:
         return numbers, complaints
 
     def strayed(self, told: Answers) -> tuple[str, list[str]]:
-        """Numbers; and complaints where rows were not the primary's, the snapshot's, and the primary's again in time."""
+        """Numbers; and complaints where rows weren't the primary's, the snapshot's, and the primary's again in time."""
         began, ended = told.columns["began"], told.columns["ended"]
         origin, cause = told.by_request("plane.truth.origin"), told.by_request("plane.truth.cause")
         since, limits = began - self.healed, self.limits
