@@ -125,12 +125,13 @@ def test_a_cancelled_call_is_left_behind(hanging: Hanging) -> None:
     assert asyncio.run(cancelled())
 
 
-def stuck_threads(source: str = "it") -> int:
+def stuck_threads(source: str) -> int:
+    """Of a source of one test's own: threads of another test may still be ending."""
     return sum(thread.name == f"featurechaos-{source}" for thread in threading.enumerate())
 
 
 def test_a_source_that_hangs_costs_eight_threads_and_then_no_time(hanging: Hanging) -> None:
-    bounded = Bounded(hanging, "eight")  # a name of its own: threads of another test may still be ending
+    bounded = Bounded(hanging, "eight")
 
     def ask() -> str:
         with pytest.raises(StoreTimeout) as caught:
@@ -149,13 +150,13 @@ def test_a_source_that_hangs_costs_eight_threads_and_then_no_time(hanging: Hangi
 
 
 def test_a_crowd_at_once_is_eight_threads_too(hanging: Hanging) -> None:
-    threaded, before = Threaded(hanging, "it"), stuck_threads()
+    threaded = Threaded(hanging, "crowd")
 
     async def crowd() -> tuple[int, list[Any]]:
         tasks = [threaded.read([ask_of([1])], CLOCK.monotonic() + SOON_S) for _ in range(100)]
         told = asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(SOON_S / 2)
-        return stuck_threads() - before, await told
+        return stuck_threads("crowd"), await told
 
     stuck, told = asyncio.run(crowd())
 
