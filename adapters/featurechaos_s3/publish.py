@@ -217,7 +217,8 @@ class _Parts:
     def add(self, batch: pa.RecordBatch) -> None:
         if self._writer is None:
             path = self._folder / _part_name(len(self.parts))
-            self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+            # Without Arrow's own schema a vector is a plain list: with it, pyarrow before 25 cannot read a null one.
+            self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", store_schema=False)
         self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=self._group)
         self._rows += len(batch)
         if self._rows >= self._most:

@@ -57,7 +57,8 @@ def scan(
     Raises StoreUnavailable when a step gets no answer within 5 s. A row written meanwhile may be in or not.
     """
     reader, counts = _Reader(store, view), Counts()
-    with pq.ParquetWriter(path, schema_of(view), compression="zstd") as file:
+    # Without Arrow's own schema a vector is a plain list: with it, pyarrow before 25 cannot read a null one.
+    with pq.ParquetWriter(path, schema_of(view), compression="zstd", store_schema=False) as file:
         for ids, blobs in store.rows(view, rows_per_s=rows_per_s):
             # The walk may give a key twice in one page; between pages the publish keeps the newest.
             page = dict(zip(ids, blobs, strict=True))

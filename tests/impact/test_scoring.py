@@ -76,7 +76,7 @@ def test_a_model_fitted_on_names_gets_its_columns_by_name() -> None:
 
     got = score(model, shuffled, c=TABLE[:5, 2])
 
-    np.testing.assert_array_equal(got, model.predict_proba(frame[:5])[:, 1])
+    np.testing.assert_allclose(got, model.predict_proba(frame[:5])[:, 1], rtol=1e-12)
 
 
 def test_a_model_that_misses_a_named_column_says_which() -> None:

@@ -36,7 +36,7 @@ def built(folder: Path, table: dict[str, Any], view: View, *, parts: int = 1, wa
     files = []
     for number in range(parts):
         path = raw / f"part-{number:05d}.parquet"
-        pq.write_table(whole.slice(number * size, size), path, row_group_size=7)
+        pq.write_table(whole.slice(number * size, size), path, row_group_size=7, store_schema=False)
         files.append(path)
     layout = Layout.of(view)
     manifest = Manifest(
