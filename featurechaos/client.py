@@ -326,6 +326,8 @@ class FeatureClient(_Common):
         super().__init__(settings, clock)
         stores = {name: self._open(name) for name in settings.sources}
         self._world = World(stores, self.observer.listeners, monotonic=self.clock.monotonic)
+        online = {view: rules.online for view, rules in self._serving.rules.items()}
+        self.observer.watch_writes(stores, online, self.clock)
 
     def _open(self, name: str) -> Store:
         if name in self._snapshots:

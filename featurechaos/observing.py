@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,18 @@ import numpy as np
 from featurechaos.config import Settings
 from featurechaos.errors import SpecError
 from featurechaos.metrics import Counters, Seen
-from featurechaos.model import Cause, Status
+from featurechaos.model import Cause, Status, View
 from featurechaos.response import Response, ViewAnswer
 
 if TYPE_CHECKING:
+    from featurechaos.clock import Clock
     from featurechaos.events import Listener
     from featurechaos.metrics import Endpoint
     from featurechaos.serving import Serving
 
 log = logging.getLogger("featurechaos")
 
+_LOOK_S = 0.05
 _LOGGED = {"breaker.opened": logging.WARNING, "breaker.closed": logging.INFO, "schema.learned": logging.INFO}
 
 
@@ -55,6 +57,18 @@ class Observer:
             for source in rules.local:
                 if source in snapshots:
                     gauges.add("snapshot_age_seconds", {"view": view}, _age(snapshots[source], base, wall))
+
+    def watch_writes(self, stores: Mapping[str, Any], online: Mapping[str, Sequence[str]], clock: Clock) -> None:
+        """Take how far each view is written from the stores that say; `online` names the sources of each view.
+
+        They are asked when somebody looks, for at most `_LOOK_S` each, past every layer.
+        """
+        for view, sources in online.items():
+            for source in sources:
+                if hasattr(stores[source], "watermark"):
+                    labels = {"view": view, "source": source}
+                    behind = _behind(stores[source], self._settings.views[view], clock)
+                    self.counters.gauges.add("view_watermark_age_seconds", labels, behind)
 
     def attempt(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""
@@ -137,6 +151,16 @@ def _seen(answer: ViewAnswer) -> Seen:
         return Seen(view, part.origin, Status.PRESENT, part.injected, answer.fan.n, part.rows.event_time)
     truth = answer.provenance
     return Seen(view, truth.origin, truth.status, truth.injected, answer.fan.n, truth.event_time)
+
+
+def _behind(store: Any, view: View, clock: Clock) -> Callable[[], float | None]:
+    """How old the newest event written of a view is; None where nobody can say."""
+
+    def age_s() -> float | None:
+        found = store.watermark(view, clock.monotonic() + _LOOK_S)
+        return None if found is None else max(0.0, clock.wall() - found[0] / 1e6)
+
+    return age_s
 
 
 def _age(store: Any, base: str, wall: Callable[[], float]) -> Callable[[], float | None]:
