@@ -17,7 +17,7 @@ from featurechaos.drills.stage import Stage
 from featurechaos.drills.verdict import Verdict
 
 DRILL = "redis-killed.yaml"
-_ORIGINS = {"NONE": "nowhere (planes that no snapshot has seen)"}
+_UNSEEN = "nowhere (planes that no snapshot has seen)"
 
 
 def tell(
@@ -82,4 +82,5 @@ def _shares(rows: Mapping[str, int]) -> str:
     """Rows by origin as shares, the largest first."""
     total = sum(rows.values())
     most_first = sorted(rows.items(), key=lambda one: -one[1])
-    return ", ".join(f"{_ORIGINS.get(name, name)} {100 * n / total:.1f} %" for name, n in most_first)
+    names = {"NONE": _UNSEEN if "SNAPSHOT" in rows else "nowhere"}
+    return ", ".join(f"{names.get(name, name)} {100 * n / total:.1f} %" for name, n in most_first)
