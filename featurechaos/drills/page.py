@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 
 import numpy as np
 
+from featurechaos.drills import parts
 from featurechaos.drills.checks import Outcome, place
 from featurechaos.drills.history import End, Fault, GuardState, Note, Phase, Record, Sample, Start
 from featurechaos.drills.measures import shown
-from featurechaos.drills.plots import Plot, plots
+from featurechaos.drills.plots import plots
 from featurechaos.drills.script import Script
 from featurechaos.drills.verdict import Verdict
 from featurechaos.drills.window import Ledger, Window
 from featurechaos.model import Origin
 
 MOST_EVENTS = 200
-LOOKS = {
-    Outcome.HELD: ("good", "\N{CHECK MARK}"),
-    Outcome.WEAKNESS: ("bad", "\N{MULTIPLICATION X}"),
-    Outcome.UNKNOWN: ("doubt", "?"),
-    Outcome.INCONCLUSIVE: ("doubt", "?"),
-    Outcome.GUARD: ("bad", "\N{BLACK SQUARE}"),
-    Outcome.INTERRUPTED: ("doubt", "\N{BLACK SQUARE}"),
-    Outcome.UNDO_FAILED: ("bad", "!"),
-    Outcome.INVALID: ("bad", "!"),
-}
-WORDS = {
-    Outcome.HELD: "Held",
-    Outcome.WEAKNESS: "Weakness found",
-    Outcome.UNKNOWN: "unknown",
-    Outcome.INCONCLUSIVE: "Inconclusive",
-    Outcome.GUARD: "Stopped by a guard",
-    Outcome.INTERRUPTED: "Interrupted",
-    Outcome.UNDO_FAILED: "Undo failed",
-    Outcome.INVALID: "Invalid",
-}
 
 
 def page(ledger: Ledger, script: Script, verdict: Verdict) -> str:
@@ -49,35 +29,24 @@ def page(ledger: Ledger, script: Script, verdict: Verdict) -> str:
         flip_budget=start.flip_budget if start else None,
         names=script.report.plots,
     )
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     body = [
         _head(script, verdict),
         _tiles(ledger, verdict),
-        *map(_plot, drawn),
+        *map(parts.section, drawn),
         _checks(verdict),
         _phases(ledger),
         _timeline(ledger),
         _foot(start),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(WORDS[verdict.outcome])}: {escape(script.title)}</title>"
-        f"<style>\n{style}</style></head>\n<body><main>\n{''.join(body)}</main></body></html>\n"
-    )
+    return parts.whole(f"{parts.WORDS[verdict.outcome]}: {script.title}", body)
 
 
 def _head(script: Script, verdict: Verdict) -> str:
     said = [f'<p class="said"><strong>{escape(verdict.sentence)}</strong></p>']
     if script.description:
         said.append(f'<p class="said soft">{escape(script.description)}</p>')
-    badge = _badge(verdict.outcome, WORDS[verdict.outcome])
+    badge = parts.badge(verdict.outcome)
     return f"<header>{badge}<h1>{escape(script.title)}</h1>{''.join(said)}</header>\n"
-
-
-def _badge(outcome: Outcome, word: str) -> str:
-    look, sign = LOOKS[outcome]
-    return f'<span class="badge {look}"><span aria-hidden="true">{sign}</span> {escape(word)}</span>'
 
 
 def _tiles(ledger: Ledger, verdict: Verdict) -> str:
@@ -94,12 +63,7 @@ def _tiles(ledger: Ledger, verdict: Verdict) -> str:
         told.append(("Decisions changed", shown(numbers["flip_rate"], "share"), drift))
     if numbers.get("recovery_s") is not None:
         told.append(("Recovered after", shown(numbers["recovery_s"], "seconds"), "from the end of the fault, for good"))
-    tiles = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd class="big">{escape(big)}</dd>'
-        f'<dd class="small">{escape(small)}</dd></div>'
-        for name, big, small in told
-    )
-    return f'<dl class="tiles">{tiles}</dl>\n'
+    return parts.tiles(told)
 
 
 def _served(window: Window) -> tuple[str, str]:
@@ -128,38 +92,6 @@ def _oldest(window: Window, origin: Origin | None = None) -> str:
     return "-" if np.isnan(ages).all() else shown(float(np.nanmax(ages)), "seconds")
 
 
-def _plot(plot: Plot) -> str:
-    key = "".join(f'<li><i class="{kind}"></i>{escape(name)}</li>' for kind, name in plot.key)
-    return (
-        f'<section id="{plot.name}"><h2>{escape(plot.title)}</h2><p class="soft">{escape(plot.says)}</p>'
-        f'<ul class="key" aria-label="Key">{key}</ul>{plot.wide}{plot.narrow}</section>\n'
-    )
-
-
-def _table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | str], *, note: str = "", kind: str = "wide"
-) -> str:
-    """A table in its own scrolling box. Heads with a # are of numbers; cells are HTML; a text heads a group."""
-    marks = [' class="number"' if head.startswith("#") else "" for head in heads]
-    top = "".join(
-        f'<th scope="col"{mark}>{escape(head.lstrip("#"))}</th>' for head, mark in zip(heads, marks, strict=True)
-    )
-    body = []
-    for row in rows:
-        if isinstance(row, str):
-            body.append(f'<tr><th scope="rowgroup" colspan="{len(heads)}">{escape(row)}</th></tr>')
-        else:
-            body.append(
-                "<tr>" + "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(row, marks, strict=True)) + "</tr>"
-            )
-    said = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return (
-        f"<section><h2>{escape(title)}</h2>{said}"
-        f'<div class="scroll" role="region" aria-label="{escape(title, quote=True)}" tabindex="0">'
-        f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div></section>\n'
-    )
-
-
 def _checks(verdict: Verdict) -> str:
     if not verdict.checks:
         return ""
@@ -168,11 +100,11 @@ def _checks(verdict: Verdict) -> str:
         if last is None or check.phase != last.phase:
             rows.append(place(check))
         why = f'<br><span class="soft">{escape(check.why)}</span>' if check.why not in ("", check.got) else ""
-        badge = _badge(check.outcome, str(check.outcome))
+        badge = parts.badge(check.outcome, str(check.outcome))
         rows.append((badge, escape(check.name), escape(check.wanted), escape(check.got) + why))
     counts = {word: sum(check.outcome is word for check in verdict.checks) for word in Outcome}
     note = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return _table("What was asked", ("Outcome", "What", "Wanted", "Got"), rows, note=f"{note}.", kind="checks")
+    return parts.table("What was asked", ("Outcome", "What", "Wanted", "Got"), rows, note=f"{note}.", kind="checks")
 
 
 def _phases(ledger: Ledger) -> str:
@@ -187,7 +119,7 @@ def _phases(ledger: Ledger) -> str:
         "Rows are one view of one entity; NONE are those that no source asked had. "
         "Times and ages are of the requests that were mostly served by that origin."
     )
-    return _table("Phase by phase", heads, rows, note=note) if rows else ""
+    return parts.table("Phase by phase", heads, rows, note=note) if rows else ""
 
 
 def _phase_row(name: str, window: Window, origin: Origin) -> Sequence[str]:
@@ -215,7 +147,7 @@ def _timeline(ledger: Ledger) -> str:
     told.sort(key=lambda one: one[0])
     rows = [(f"{at:.2f}", escape(what), escape(detail)) for at, what, detail in told[:MOST_EVENTS]]
     note = f"{len(told) - MOST_EVENTS:,} more are in history.jsonl." if len(told) > MOST_EVENTS else ""
-    return _table("What happened", ("#Second", "What", "Detail"), rows, note=note)
+    return parts.table("What happened", ("#Second", "What", "Detail"), rows, note=note)
 
 
 def _told(record: Record) -> tuple[str, str] | None:
@@ -242,6 +174,6 @@ def _foot(start: Start | None) -> str:
     if start is None:
         return ""
     versions = ", ".join(f"{name} {version}" for name, version in start.versions.items())
-    parts = [f"Seed {start.seed}", f"began {start.began_at}" if start.began_at else "", versions]
-    said = ". ".join(part for part in parts if part)
+    pieces = [f"Seed {start.seed}", f"began {start.began_at}" if start.began_at else "", versions]
+    said = ". ".join(piece for piece in pieces if piece)
     return f"<footer><p>{escape(said)}. Judged from history.jsonl beside this page.</p></footer>\n"

@@ -9,7 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from featurechaos.drills.checks import Outcome
 from featurechaos.drills.history import History
-from featurechaos.drills.page import WORDS, page
+from featurechaos.drills.page import page
+from featurechaos.drills.parts import WORDS
 from featurechaos.drills.script import Script
 from featurechaos.drills.verdict import Verdict
 from featurechaos.drills.window import Ledger
