@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from featurechaos.branches import run_all, run_first
+from featurechaos.branches import run_group
 from featurechaos.codec import Layout
 from featurechaos.effects import All, Describe, Effect, First, Note, Plan, Read, Sleep
 from featurechaos.errors import DecodeError, StoreError, StoreUnavailable
@@ -100,10 +100,8 @@ def perform(effect: Effect, world: World) -> Any:
         return world.tell(effect)
     if type(effect) is Sleep:
         return world.sleep(effect.seconds)
-    if type(effect) is All:
-        return run_all(effect.plans, world, perform)
-    assert type(effect) is First
-    return run_first(effect.plans, effect.after_s, world, perform)
+    assert type(effect) is All or type(effect) is First
+    return run_group(effect, world, perform)
 
 
 async def arun(plan: Plan[T], world: AsyncWorld) -> T:
@@ -167,7 +165,7 @@ async def _all(plans: Sequence[Plan[T]], world: AsyncWorld) -> list[T]:
 
 
 async def _first(plans: Sequence[Plan[T]], after_s: float, world: AsyncWorld) -> T:
-    """The same turns as `run_first`: the next plan starts as soon as the latest has failed, or after `after_s`."""
+    """The same turns as `branches.Race`: the next plan starts as soon as the latest has failed, or after `after_s`."""
     loop = asyncio.get_running_loop()
     waiting = list(plans)
     tasks: list[asyncio.Task[T]] = []

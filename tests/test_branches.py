@@ -16,7 +16,7 @@ from featurechaos.effects import All, First, Plan, Read, Sleep
 from featurechaos.engine import World, run
 from featurechaos.errors import StoreTimeout, StoreUnavailable
 from featurechaos.stores import Answer, Ask, Store
-from featurechaos.testing import MemoryStore
+from featurechaos.testing import ManualClock, MemoryStore
 from tests.layers.kit import ask_of
 
 CLOCK = SystemClock()
@@ -261,6 +261,55 @@ def test_plans_of_plans_wait_on_the_same_sockets() -> None:
 
     assert result == [[[b"yes"]], [[b"yes"]]]
     assert took_s < 1
+
+
+@pytest.mark.parametrize("inner", [All, First])
+def test_branches_of_branches_do_not_hold_up_their_siblings(inner: Any) -> None:
+    clock = ManualClock()
+    world = World({}, sleep=clock.advance, monotonic=clock.monotonic)
+    begun, ended = clock.monotonic(), []
+
+    def waiting(seconds: float) -> Plan[float]:
+        yield Sleep(seconds)
+        ended.append(seconds)
+        return seconds
+
+    def grouped(seconds: float) -> Plan[Any]:
+        return (yield All([waiting(seconds)]) if inner is All else First([waiting(seconds)], 0.0))
+
+    run(side_by_side(grouped(3.0), grouped(2.0), waiting(1.0)), world)
+
+    assert clock.monotonic() - begun == 3.0, "and not the sum"
+    assert ended == [1.0, 2.0, 3.0]
+
+
+def test_a_race_in_a_branch_starts_its_next_on_time() -> None:
+    clock = ManualClock()
+    world = World({}, sleep=clock.advance, monotonic=clock.monotonic)
+    begun: list[float] = []
+
+    def waiting(seconds: float) -> Plan[float]:
+        begun.append(clock.monotonic() - 1000)
+        yield Sleep(seconds)
+        return seconds
+
+    assert run(side_by_side(race(waiting(9.0), waiting(1.0), after_s=2.0), waiting(5.0)), world) == [1.0, 5.0]
+    assert begun == [0.0, 0.0, 2.0]
+
+
+def test_an_error_in_a_branch_of_a_branch_is_its_plans_to_handle_and_closes_the_rest() -> None:
+    frozen = Peer(None)
+
+    def caught() -> Plan[Any]:
+        try:
+            yield from side_by_side(reading("frozen"), reading("bad"))
+        except StoreUnavailable:
+            return frozen.left_open
+        return "no error"
+
+    world = world_of(frozen=frozen, bad=Peer(0.01, b"no"), quick=Peer(0.02))
+
+    assert run(side_by_side(caught(), reading("quick")), world) == [0, [[b"yes"]]]
 
 
 def test_a_peer_that_trickles_is_left_at_its_time_too() -> None:
