@@ -13,6 +13,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 
 from featurechaos_redis.connections import driver_options, keep_quiet
 from featurechaos_redis.errors import BadReply, Dropped, MisplacedReply, RefusedReply
+from featurechaos_redis.resp3 import replies
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Replies
 
@@ -20,11 +21,11 @@ from featurechaos_redis.wire import Replies
 class ALink(asyncio.Protocol):
     """One open connection; used by one read at a time."""
 
-    def __init__(self, opened: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, opened: Any, loop: asyncio.AbstractEventLoop, replies: Replies) -> None:
         # Kept: redis-py's object owns the stream writer, which closes the transport when collected.
         self._opened, self._loop = opened, loop
         self._transport: asyncio.Transport = opened._writer.transport  # noqa: SLF001 - there is no public way
-        self.replies = Replies()
+        self.replies = replies
         self._reply: asyncio.Future[list[Any]] | None = None
         self.is_open = True
         # Whether the server said that this connection serves us no longer.
@@ -60,7 +61,8 @@ class ALink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reply is None:
-            self.close()  # Bytes nobody asked for: what follows could not be told apart.
+            if not self.replies.idle(data):
+                self.close()  # Bytes nobody asked for: what follows could not be told apart.
             return
         try:
             replies = self.replies.feed(data, len(data))
@@ -124,7 +126,7 @@ class ALinker:
                     await asyncio.to_thread(self._ssl.get)
                     made.ssl_context = self._ssl
                 await made.connect()
-                return ALink(made, asyncio.get_running_loop())
+                return ALink(made, asyncio.get_running_loop(), replies(self._options))
         except BaseException:
             writer = getattr(made, "_writer", None)
             if writer is not None:

@@ -16,6 +16,7 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.retry import Retry
 
 from featurechaos_redis.errors import Dropped, NotAsked
+from featurechaos_redis.resp3 import replies
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Replies
 
@@ -60,7 +61,7 @@ class _Bounded:
         self._now, self._connect_timeout_s = now, connect_timeout_s
         self._connect_until = float("inf")
         self._buffer = bytearray(_BUFFER_BYTES)
-        self.replies = Replies()
+        self.replies = replies(options)
         self.sock = None
         self.is_proven = False
         super().__init__(**options)
@@ -216,8 +217,8 @@ def driver_options(spec: RedisSpec) -> dict[str, Any]:
     """Everything redis-py's connection classes, sync or async, are told."""
     return {
         **spec.address.driver_options,
+        "protocol": 2,  # No push messages between a command and its reply, unless the options want it.
         **spec.options,
-        "protocol": 2,  # No push messages between a command and its reply.
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }

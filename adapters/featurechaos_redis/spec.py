@@ -24,7 +24,6 @@ _SET_ELSEWHERE = {
     "retry": "policy.retry",
     "retry_on_timeout": "policy.retry",
     "retry_on_error": "policy.retry",
-    "protocol": "nothing: it is always 2",
     "parser_class": "nothing: replies are parsed here",
     "encoding": "nothing: rows are bytes",
     "encoding_errors": "nothing: rows are bytes",
@@ -75,6 +74,9 @@ class RedisSpec(BaseModel):
             if name in _SET_ELSEWHERE:
                 msg = f"{name!r} may not be given here; it is set by {_SET_ELSEWHERE[name]}"
                 raise ValueError(msg)
+        if options.get("protocol", 2) not in (2, 3):
+            msg = f"'protocol' wants 2 or 3, got {options['protocol']!r}"
+            raise ValueError(msg)
         return options
 
     @field_serializer("url")

@@ -136,6 +136,10 @@ class Replies:
         self._begin, self._early, self._count = b"", b"", count
         self._got = []
 
+    def idle(self, data: bytes) -> bool:
+        """Take bytes that came while nothing was asked; whether the connection can still be used."""
+        return False
+
     def feed(self, data: bytes | bytearray, size: int) -> list[Any] | None:
         """Take the first `size` bytes of `data`; the replies once all have come, else None.
 

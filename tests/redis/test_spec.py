@@ -68,6 +68,7 @@ def test_url_is_read(url: str, wanted: tuple[Any, ...]) -> None:
         ({"expire_s": 0}, "greater than or equal to 0.001"),
         ({"role": "snapshot"}, "'primary' or 'replica'"),
         ({"options": {"socket_timeout": 1}}, "'socket_timeout' may not be given here; it is set by timeout_s"),
+        ({"options": {"protocol": 4}}, "'protocol' wants 2 or 3, got 4"),
         ({"options": {"retry": 1}}, "it is set by policy.retry"),
         ({"hosts": "x"}, "Extra inputs are not permitted"),
     ],

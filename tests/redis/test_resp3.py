@@ -1,0 +1,142 @@
+"""RESP3, over TCP and a unix socket: the same rows, whatever the server pushes among its replies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from featurechaos_redis import AsyncRedisStore, RedisStore
+from featurechaos_redis.errors import BadReply
+from featurechaos_redis.resp3 import PushedReplies
+
+if TYPE_CHECKING:
+    from featurechaos.demo.servers import ValkeyServer
+    from tests.redis.conftest import Kit
+
+PUSH, ROWS = b">2\r\n+invalidate\r\n*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\nx\r\n_\r\n"
+IDS = [f"user-{at}" for at in range(20)]
+RESP3 = {"protocol": 3}
+
+
+def fed(replies: PushedReplies, data: bytes, cuts: list[int]) -> list[Any]:
+    """Every answer to bytes that come in pieces."""
+    edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
+    pieces = [data[begin:end] for begin, end in pairwise(edges) if end > begin]
+    return [got for piece in pieces if (got := replies.feed(piece, len(piece))) is not None]
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=5), before=st.integers(0, 2), between=st.integers(0, 2))
+def test_push_messages_are_skipped_wherever_they_stand(cuts: list[int], before: int, between: int) -> None:
+    replies = PushedReplies()
+    replies.expect(2)
+
+    (got,) = fed(replies, PUSH * before + ROWS + PUSH * between + ROWS, cuts)
+
+    assert got == [[b"x", None], [b"x", None]]
+
+
+@pytest.mark.parametrize("size", range(1, len(PUSH) + 1))
+def test_push_message_that_follows_in_part_is_ended_by_the_next_read_or_while_idle(size: int) -> None:
+    for idle in (False, True):
+        replies = PushedReplies()
+        replies.expect_rows(2)
+        assert replies.feed(ROWS + PUSH[:size], len(ROWS) + size) == [[b"x", None]]
+
+        rest = PUSH[size:]
+        if idle:
+            assert replies.idle(rest)
+            rest = b""
+        replies.expect_rows(2)
+
+        assert replies.feed(rest + ROWS, len(rest + ROWS)) == [[b"x", None]]
+
+
+@pytest.mark.parametrize("stray", [ROWS, ROWS[:9], b"*2\r\n", b"+OK\r\n", b"$3\r\na", b"-ERR x\r\n"])
+def test_reply_nobody_asked_for_is_never_the_next_readers(stray: bytes) -> None:
+    replies = PushedReplies()
+    replies.expect_rows(2)
+
+    with pytest.raises(BadReply):  # noqa: PT012 - in which of the two it is seen depends on how much there is of it
+        replies.feed(ROWS + stray, len(ROWS + stray))
+        replies.expect_rows(2)
+        rest = b"\r\n$1\r\nx\r\n$1\r\ny\r\n" + ROWS
+        replies.feed(rest, len(rest))
+
+
+def test_whole_reply_while_idle_makes_a_connection_unfit() -> None:
+    assert not PushedReplies().idle(b"+OK\r\n")
+    assert not PushedReplies().idle(PUSH + ROWS)
+    assert PushedReplies().idle(PUSH * 2)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+def test_rows_are_the_same_in_resp3(
+    kit: Kit, valkey: ValkeyServer, admin: Redis, opened: Callable[..., RedisStore], way: str
+) -> None:
+    url = valkey.url if way == "tcp" else f"unix://{valkey.unixsocket_path}"
+    store = opened(url, options=RESP3)
+    written = kit.batch(IDS, 5)
+
+    counts = store.write(written, kit.now() + 5)
+
+    assert (counts.written, store.write(kit.batch(IDS, 4), kit.now() + 5).older) == (20, 20)
+    assert store.read([kit.ask([*IDS, "nobody"])], kit.now() + 5) == [[*written.blobs, None]]
+    assert kit.finished(store.begin([kit.ask(["nobody"])], kit.now() + 5)) == [[None]]
+    mark = store.watermark(kit.view, kit.now() + 5)
+    assert mark is not None
+    assert mark[0] == 5
+    assert sorted(id_ for ids, _ in store.rows(kit.view) for id_ in ids) == sorted(each.encode() for each in IDS)
+    assert {each["resp"] for each in admin.client_list() if each["cmd"] != "client|list"} == {"3"}
+
+
+@pytest.mark.live
+def test_pushes_of_a_real_server_cost_no_read(
+    kit: Kit, valkey: ValkeyServer, admin: Redis, opened: Callable[..., RedisStore]
+) -> None:
+    store = opened(valkey.url, options=RESP3, max_connections=1)
+    written = kit.batch(IDS, 5)
+    store.write(written, kit.now() + 5)
+    link = store._pool.take(kit.now() + 5)
+    link.replies.expect(1)
+    link.ask(b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n", kit.now() + 5)
+    store._pool.give(link)
+
+    for turn in range(50):
+        admin.set("elsewhere", turn)  # each a push to our connection
+        assert store.read([kit.ask(IDS)], kit.now() + 5) == [written.blobs]
+
+    assert store.stats()["dialled"] == 1
+
+
+@pytest.mark.live
+def test_pushes_cost_no_async_read_and_no_idle_connection(
+    kit: Kit, valkey: ValkeyServer, admin: Redis, aopened: Callable[..., AsyncRedisStore]
+) -> None:
+    written = kit.batch(IDS, 5)
+
+    async def act() -> dict[str, int]:
+        store = aopened(valkey.url, options=RESP3, max_connections=1)
+        await store.write(written, kit.now() + 5)
+        pool = store._pool(asyncio.get_running_loop())
+        link = pool.poll()
+        assert link is not None
+        link.replies.expect(1)
+        await link.ask(b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n")
+        pool.give(link)
+        for turn in range(50):
+            admin.set("elsewhere", turn)
+            await asyncio.sleep(0)
+            assert await store.read([kit.ask(IDS)], kit.now() + 5) == [written.blobs]
+        stats = store.stats()
+        await store.close()
+        return stats
+
+    assert asyncio.run(act())["dialled"] == 1
