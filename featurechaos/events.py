@@ -12,6 +12,8 @@ from typing import Any
 CATALOGUE: Mapping[str, str] = {
     "source.answered": "an attempt at a source ended; fields: outcome, seconds",
     "source.failed": "a source gave no answer and its rows moved on; fields: cause, rows (by view), injected, error",
+    "source.emptied": "a source lacks rows known to exist, and is not believed; fields: reason",
+    "source.refilled": "a source has its rows again; fields: reason",
     "rows.moved": "some rows of a view moved on from a source; fields: view, causes, injected",
     "retry.scheduled": "a source is asked again; fields: attempt, wait_s",
     "retry.denied": "the retry budget had no token left",

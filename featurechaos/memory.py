@@ -5,18 +5,22 @@ within an eighth of the shortest of `keep_s`, ttl and hard limit is not written 
 healthy read cheap, and how much older than the last one seen the copy may be. A row is kept between 7/8 of
 `keep_s` and `keep_s` after it was last read.
 
-Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back.
+Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back. So are, for
+a while, rows that a source said do not exist: if it turns out to have lost its data, they come back.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from featurechaos.clock import Clock
 from featurechaos.locks import Locked
+
+T = TypeVar("T")
 
 GENERATIONS = 8
 
@@ -44,13 +48,17 @@ class _Generation:
 
 
 class LastKnown(Locked):
-    """Rows of every stored view by id; bounded in rows and in time, so in bytes (a row has a longest length)."""
+    """Rows of every stored view by id; bounded in rows and in time, so in bytes (a row has a longest length).
 
-    def __init__(self, clock: Clock, keeps: dict[str, Keep]) -> None:
+    `aside_s` is how long rows that were said not to exist are kept aside, at most an eighth as many as are held.
+    """
+
+    def __init__(self, clock: Clock, keeps: dict[str, Keep], *, aside_s: float = 0.0) -> None:
         super().__init__()
-        self._clock, self._keeps = clock, keeps
+        self._clock, self._keeps, self._aside_s = clock, keeps, aside_s
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
         self._buried: dict[str, dict[bytes, tuple[int, float]]] = {view: {} for view in keeps}
+        self._aside: dict[str, dict[bytes, tuple[bytes, float]]] = {view: {} for view in keeps}
 
     def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
         """Remember rows just read; of more than the bound allows, the first."""
@@ -70,9 +78,35 @@ class LastKnown(Locked):
                 newest.seen.update(taken)
 
     def forget(self, view: str, ids: Sequence[bytes]) -> None:
-        """Drop rows: an online source says they do not exist, or they have just been written."""
+        """Drop rows: they have just been written, or an online source has their tombstones."""
         with self._lock:
             self._drop(view, ids)
+
+    def doubt(self, view: str, ids: Sequence[bytes]) -> None:
+        """Drop rows that an online source says do not exist; they are kept aside in case it has lost its data."""
+        found, now = self.find(view, ids), self._clock.monotonic()
+        rows = [(key, (blob, now)) for key, blob in zip(ids, found, strict=True) if blob is not None]
+        if not rows:
+            return
+        with self._lock:
+            self._drop(view, [key for key, _ in rows])
+            aside = self._aside[view]
+            if self._aside_s:
+                aside.update(rows)
+            _shortened(aside, self._most(self._keeps[view]), lambda entry: now - entry[1] >= self._aside_s)
+
+    def restore(self) -> None:
+        """Take back what was kept aside: a source that said it does not exist has lost its data."""
+        now = self._clock.monotonic()
+        with self._lock:
+            taken = {view: dict(aside) for view, aside in self._aside.items()}
+            for aside in self._aside.values():
+                aside.clear()
+        for view, aside in taken.items():
+            if rows := {key: blob for key, (blob, at) in aside.items() if now - at < self._aside_s}:
+                had = self.find(view, list(rows))
+                lost = [key for key, blob in zip(rows, had, strict=True) if blob is None]
+                self.keep(view, lost, [rows[key] for key in lost])
 
     def bury(self, view: str, ids: Sequence[bytes], event_time: Sequence[int]) -> None:
         """Drop rows that were deleted at `event_time` (us), and whatever older copy of them still arrives."""
@@ -80,17 +114,18 @@ class LastKnown(Locked):
         with self._lock:
             self._drop(view, ids)
             buried = self._buried[view]
-            for old in [key for key, (_, at) in buried.items() if now - at >= keep.keep_s]:
-                del buried[old]
+            for key in ids:
+                buried.pop(key, None)
             buried.update(zip(ids, ((us, now) for us in event_time), strict=True))
-            while len(buried) > keep.max_rows:
-                del buried[next(iter(buried))]
+            _shortened(buried, keep.max_rows, lambda entry: now - entry[1] >= keep.keep_s)
 
     def _drop(self, view: str, ids: Sequence[bytes]) -> None:
         for generation in self._generations[view]:
             for key in ids:
                 generation.rows.pop(key, None)
             generation.seen.difference_update(ids)
+        for key in ids:
+            self._aside[view].pop(key, None)
 
     def _not_buried(self, view: str, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """The rows that are newer than their tombstone, if they have one."""
@@ -114,6 +149,17 @@ class LastKnown(Locked):
             if None not in found:
                 break
             found = [blob if blob is not None else rows.get(key) for key, blob in zip(ids, found, strict=True)]
+        return found
+
+    def evidence(self, view: str, ids: Sequence[bytes]) -> list[bytes | None]:
+        """As `find`, and the rows that are kept aside."""
+        found, aside = self.find(view, ids), self._aside[view]
+        if not aside:
+            return found
+        oldest = self._clock.monotonic() - self._aside_s
+        for place, key in enumerate(ids):
+            if found[place] is None and (kept := aside.get(key)) is not None and kept[1] > oldest:
+                found[place] = kept[0]
         return found
 
     def size(self, view: str) -> int:
@@ -141,6 +187,12 @@ class LastKnown(Locked):
     def _most(keep: Keep) -> int:
         """How many rows one generation may hold."""
         return max(1, keep.max_rows // GENERATIONS)
+
+
+def _shortened(entries: dict[bytes, T], most: int, is_over: Callable[[T], bool]) -> None:
+    """Drop the first, which are the oldest, while they are over or there are more than `most`."""
+    while entries and (len(entries) > most or is_over(entries[next(iter(entries))])):
+        del entries[next(iter(entries))]
 
 
 def event_time_of(blob: bytes) -> int:

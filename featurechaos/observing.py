@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("featurechaos")
 
 _LOOK_S = 0.05
-_LOGGED = {"breaker.opened": logging.WARNING, "breaker.closed": logging.INFO, "schema.learned": logging.INFO}
+_LOGGED = {
+    "breaker.opened": logging.WARNING,
+    "breaker.closed": logging.INFO,
+    "source.emptied": logging.WARNING,
+    "source.refilled": logging.INFO,
+    "schema.learned": logging.INFO,
+}
 
 
 class Observer:
@@ -52,6 +58,9 @@ class Observer:
         if serving.breaker is not None:
             for source, gate in serving.breaker.gates.items():
                 gauges.add("breaker_state", {"source": source}, lambda gate=gate: float(gate.state))  # type: ignore[misc]
+        if serving.empty is not None:
+            for source, watch in serving.empty.watches.items():
+                gauges.add("source_empty", {"source": source}, lambda watch=watch: float(watch.is_empty))  # type: ignore[misc]
         for view, rules in serving.rules.items():
             base = self._settings.views[view].base
             for source in rules.local:

@@ -24,7 +24,7 @@ Index = NDArray[np.intp]
 
 _CAUSE_OF = np.array(
     [
-        Cause.NONE,
+        Cause.EMPTY,  # a source that answers and leaves a row unanswered is without its data
         Cause.NONE,
         Cause.MISSING,
         Cause.MISSING,

@@ -23,6 +23,7 @@ from featurechaos.faults.board import Board
 from featurechaos.faults.exercise import Exercise
 from featurechaos.layers.breaker import Breaker, Limits
 from featurechaos.layers.deadline import Attempt, Deadline, Meter
+from featurechaos.layers.empty import Emptiness, Empty
 from featurechaos.layers.failover import Failover
 from featurechaos.layers.fallback import Fallback
 from featurechaos.layers.fetch import Fetch
@@ -74,10 +75,12 @@ class Serving:
         self.rules = {name: rules_of(settings, view) for name, view in settings.views.items()}
         online = {name: source for name, source in settings.sources.items() if source.is_online}
         self.timeouts = {name: source.timeout_s or settings.policy.deadline_s for name, source in online.items()}
-        self.memory = LastKnown(clock, keeps_of(settings))
+        emptiness = settings.policy.empty
+        self.memory = LastKnown(clock, keeps_of(settings), aside_s=emptiness.window_s if emptiness else 0.0)
         self.board = self._board(prepare)
         self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
         self.breaker = self._breaker()
+        self.empty = self._empty(tuple(online))
         self._meter = meter
         self.plan = self._stack(frozenset(online))
 
@@ -98,6 +101,21 @@ class Serving:
             return None
         return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=SystemRandom())
 
+    def _empty(self, online: Sequence[str]) -> Empty | None:
+        """What doubts a source that has lost its data, where something local could contradict it."""
+        limits = self.settings.policy.empty
+        if limits is None or not any(rules.remembers or rules.local for rules in self.rules.values()):
+            return None
+        expire_s = {name: getattr(self.settings.sources[name].spec, "expire_s", None) for name in online}
+        return Empty(
+            self.clock,
+            Emptiness(**limits.model_dump()),
+            sources=online,
+            memory=self.memory,
+            local=self.fetch,
+            expire_us={name: int(seconds * 1e6) for name, seconds in expire_s.items() if seconds},
+        )
+
     def _stack(self, online: frozenset[str]) -> Next:
         """The layers as the config wants them, outermost first."""
         policy, clock = self.settings.policy, self.clock
@@ -117,6 +135,8 @@ class Serving:
             )
         if self.breaker is not None:
             layers.append(self.breaker)
+        if self.empty is not None:
+            layers.append(self.empty)
         layers.append(Attempt(clock, self.timeouts, self._meter))
         if any(rules.remembers for rules in self.rules.values()):
             layers.append(Remember(self.memory))

@@ -255,6 +255,13 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     clock.advance(2)
     for _ in range(90):
         get()
+    many = {"k": list(range(100, 400)), "f": [1.0] * 300, "event_timestamp": at * 300}
+    client.write_to_online_store("v", many)
+    for kept in ({}, dict(store.rows)):
+        client.get_online_features(["v:f"], {"k": many["k"]})
+        store.rows = kept
+        for _ in range(3):
+            client.get_online_features(["v:f"], {"k": many["k"]})
 
     assert {name for name, _ in heard} >= set(CATALOGUE)
     for name, fields in heard:

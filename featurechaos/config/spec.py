@@ -87,10 +87,12 @@ class Breaker(Spec):
 
 
 class Empty(Spec):
-    """A source that says NOT_FOUND for rows known to exist is failing past this share."""
+    """A source that says NOT_FOUND for rows known to exist (a snapshot or last-known has them) is failing past this."""
 
     share: Rate = 0.1
+    """Of the rows known to exist that were read in the window, those it lacks."""
     min_rows: Count = 200
+    """Fewer rows known to exist are not judged by; more than half of the last so many are enough at any share."""
     window_s: Seconds = 10
 
 
@@ -199,7 +201,6 @@ class Core(Spec):
 NOT_BUILT: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "policy.hedge": (None,),
-        "policy.empty": (None, Empty()),
     }
 )
 """Keys taken at these values only, and refused by name at any other, until what they ask for is built."""

@@ -14,7 +14,7 @@ from random import Random
 
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note
-from featurechaos.errors import BreakerOpen, NoTime, StoreError, StoreTimeout
+from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, StoreTimeout
 from featurechaos.locks import Locked
 from featurechaos.readings import Reading, Request
 
@@ -166,14 +166,15 @@ class Breaker:
         self._clock, self._timeouts = clock, timeouts
         now = clock.monotonic()
         self.gates = {source: Gate(limits, rng=rng, now=now) for source in timeouts}
+        self._emptied: set[str] = set()
+        """Sources whose gates opened for want of their data: that is why they are not asked."""
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         gate, source = self.gates[request.source], request.source
         begun = self._clock.monotonic()
         permit = gate.admit(begun)
         if permit is None:
-            msg = f"source {source!r} was not asked: it has been failing"
-            raise BreakerOpen(msg)
+            raise self._denied(source)
         begun_as_probe = permit.is_probe
         succeeded: bool | None = None
         changed: State | None = None
@@ -190,6 +191,7 @@ class Breaker:
             changed = self._settle(gate, permit, begun, succeeded=succeeded)
             permit = None
             if changed is not None:
+                (self._emptied.add if isinstance(error, StoreEmpty) else self._emptied.discard)(source)
                 yield from note(_TOLD[changed], source, reason=str(error), again=begun_as_probe)
             raise
         finally:
@@ -200,6 +202,11 @@ class Breaker:
         elif changed is not None:
             yield from note(_TOLD[changed], source, reason="probes answered")
         return reading
+
+    def _denied(self, source: str) -> StoreError:
+        if source in self._emptied:
+            return StoreEmpty(f"source {source!r} was not asked: it has been without its data")
+        return BreakerOpen(f"source {source!r} was not asked: it has been failing")
 
     def _settle(self, gate: Gate, permit: Permit, begun: float, *, succeeded: bool | None) -> State | None:
         now = self._clock.monotonic()

@@ -56,13 +56,13 @@ class Fallback:
 
         Here, and not as each source answers: a later source that lacks a row says nothing of it.
         """
-        verdict = walk.rows.verdicts
-        gone = verdict == Verdict.BURIED
-        if rules.on_missing == "accept":
-            gone |= verdict == Verdict.MISSING
-        gone &= ~walk.injected
+        verdict, true, ids = walk.rows.verdicts, ~walk.injected, ask.keys.ids
+        gone = true & (verdict == Verdict.BURIED)
         if gone.any():
-            self._memory.forget(ask.view.base, [ask.keys.ids[i] for i in np.flatnonzero(gone)])
+            self._memory.forget(ask.view.base, [ids[i] for i in np.flatnonzero(gone)])
+        missing = true & (verdict == Verdict.MISSING)
+        if rules.on_missing == "accept" and missing.any():
+            self._memory.doubt(ask.view.base, [ids[i] for i in np.flatnonzero(missing)])
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
         """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""

@@ -13,7 +13,7 @@ from tenacity import DoAttempt, DoSleep, RetryCallState, Retrying
 
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note, sleep
-from featurechaos.errors import BreakerOpen, NoTime, StoreUnavailable
+from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreUnavailable
 from featurechaos.locks import Locked
 from featurechaos.readings import Reading, Request
 
@@ -47,8 +47,8 @@ class Budget(Locked):
 class Retry:
     """Ask the same source again after a failure that may pass.
 
-    Never after an open breaker, a refused credential or for want of time, and never when the wait about
-    to start would end past the deadline.
+    Never after an open breaker, a refused credential, for want of time or of the source's data, and never when the
+    wait about to start would end past the deadline.
     """
 
     def __init__(self, clock: Clock, *, attempts: int, wait_first_s: float, budget: Budget, rng: Random) -> None:
@@ -59,7 +59,7 @@ class Retry:
         was_asked = True
         try:
             return (yield from inner(request))
-        except (BreakerOpen, NoTime):
+        except (BreakerOpen, NoTime, StoreEmpty):
             was_asked = False
             raise
         except StoreUnavailable as error:
@@ -86,7 +86,7 @@ class Retry:
 
         def worth_it(state: RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
-            return isinstance(error, StoreUnavailable) and not isinstance(error, BreakerOpen | NoTime)
+            return isinstance(error, StoreUnavailable) and not isinstance(error, BreakerOpen | NoTime | StoreEmpty)
 
         judge = Retrying(wait=wait, stop=stop, retry=worth_it, reraise=True)
         judge.begin()

@@ -36,6 +36,7 @@ _ALL = {
     "row_age_seconds": Metric("histogram", ("view", "origin"), "Age of the rows served, by event time."),
     "retries_total": Metric("counter", ("source",), "Attempts after the first."),
     "breaker_state": Metric("gauge", ("source",), "0 closed; higher numbers take less or no traffic."),
+    "source_empty": Metric("gauge", ("source",), "1 while a source lacks rows known to exist and is not believed."),
     "snapshot_age_seconds": Metric("gauge", ("view",), "Age of the image that answers when sources do not."),
     "view_watermark_age_seconds": Metric("gauge", ("view", "source"), "Age of the newest event written."),
     "rows_exhausted_total": Metric("counter", ("view", "injected"), "Rows that no source could serve."),

@@ -97,7 +97,7 @@ MISTAKES = [
     ("project: 'a:b'", "project: wanted letters, digits, _ and -, got 'a:b'"),
     # Not built yet.
     ("policy: {hedge: {delay_s: 0.01}}", "policy.hedge: is not built yet at another value than null"),
-    ("policy: {empty: {share: 0.5}}", "policy.empty: is not built yet at another value than null or"),
+    ("policy: {empty: {share: 0}}", "policy.empty.share: wanted a number"),
     # Sources.
     (
         "sources: {'a b': {type: redis}}",

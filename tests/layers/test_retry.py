@@ -39,7 +39,7 @@ def played(clock: ManualClock, layer: Retry, turns: Sequence[object], *, left_s:
     return play(plan, {"primary": iter(turns)}, clock)
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("gone"), StoreTimeout("late"), StoreEmpty("empty")])
+@pytest.mark.parametrize("error", [StoreUnavailable("gone"), StoreTimeout("late")])
 def test_a_failure_that_may_pass_is_asked_again(error: Exception) -> None:
     clock = ManualClock()
 
@@ -51,7 +51,7 @@ def test_a_failure_that_may_pass_is_asked_again(error: Exception) -> None:
     assert told.slept_s == pytest.approx(0.001)
 
 
-@pytest.mark.parametrize("error", [StoreRefused("no"), BreakerOpen("open"), NoTime("no time")])
+@pytest.mark.parametrize("error", [StoreRefused("no"), BreakerOpen("open"), NoTime("no time"), StoreEmpty("flushed")])
 def test_what_will_not_pass_is_not_asked_again(error: Exception) -> None:
     clock = ManualClock()
     layer = retry(clock)
