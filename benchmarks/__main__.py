@@ -14,7 +14,7 @@ from dataclasses import asdict
 from benchmarks.harness import Options, parser, play
 from benchmarks.results import Result, complaints, goal_table
 
-BENCHES = ("read",)
+BENCHES = ("read", "policy", "import")
 
 
 def main() -> int:

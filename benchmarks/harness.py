@@ -54,8 +54,8 @@ class Options:
 class Turn:
     """Some calls, one after another: wall and thread CPU time of each, ns; and what the last one gave back."""
 
-    wall_ns: list[int]
-    cpu_ns: list[int]
+    wall_ns: Sequence[float]
+    cpu_ns: Sequence[float]
     seen: Any = None
 
 
@@ -86,8 +86,8 @@ def as_drawn(ask: Any) -> Any:
 class Called:
     """A contender in this process: `ready` makes the argument outside the time, `call` is timed, `seen` looks at it.
 
-    `inner` calls make one timing where one call is too short for a clock; `every`: takes part in each
-    `every`-th round, for what is slow.
+    `per`: how many of what is counted one call does, where one alone is too short for a clock; `every`: takes part in
+    each `every`-th round, for what is slow.
     """
 
     name: str
@@ -95,20 +95,18 @@ class Called:
     ready: Callable[[Any], Any] = as_drawn
     seen: Callable[[Any, Any], Any] = nothing_seen
     write: Callable[[Any], Any] = nothing_written
-    inner: int = 1
+    per: int = 1
     every: int = 1
 
     def turn(self, asks: Sequence[Any]) -> Turn:
         call, wall, cpu, got = self.call, [], [], None
         arguments = [self.ready(ask) for ask in asks]
-        turns = range(self.inner)
         for argument in arguments:
             cpu_0, wall_0 = time.thread_time_ns(), time.perf_counter_ns()
-            for _ in turns:
-                got = call(argument)
+            got = call(argument)
             wall_1, cpu_1 = time.perf_counter_ns(), time.thread_time_ns()
-            wall.append((wall_1 - wall_0) // self.inner)
-            cpu.append((cpu_1 - cpu_0) // self.inner)
+            wall.append((wall_1 - wall_0) / self.per)
+            cpu.append((cpu_1 - cpu_0) / self.per)
         return Turn(wall, cpu, self.seen(got, asks[-1]))
 
 
@@ -122,7 +120,7 @@ class Awaited:
     ready: Callable[[Any], Any] = as_drawn
     seen: Callable[[Any, Any], Any] = nothing_seen
     write: Callable[[Any], Any] = nothing_written
-    inner: int = 1
+    per: int = 1
     every: int = 1
 
     def turn(self, asks: Sequence[Any]) -> Turn:
@@ -131,14 +129,12 @@ class Awaited:
     async def _turn(self, asks: Sequence[Any]) -> Turn:
         call, wall, cpu, got = self.call, [], [], None
         arguments = [self.ready(ask) for ask in asks]
-        turns = range(self.inner)
         for argument in arguments:
             cpu_0, wall_0 = time.thread_time_ns(), time.perf_counter_ns()
-            for _ in turns:
-                got = await call(argument)
+            got = await call(argument)
             wall_1, cpu_1 = time.perf_counter_ns(), time.thread_time_ns()
-            wall.append((wall_1 - wall_0) // self.inner)
-            cpu.append((cpu_1 - cpu_0) // self.inner)
+            wall.append((wall_1 - wall_0) / self.per)
+            cpu.append((cpu_1 - cpu_0) / self.per)
         return Turn(wall, cpu, self.seen(got, asks[-1]))
 
 
@@ -173,6 +169,10 @@ class Timing:
     @property
     def cpu_best_us(self) -> float:
         return min(self.cpu_us)
+
+    @property
+    def cpu_median_us(self) -> float:
+        return float(np.median(self.cpu_us))
 
     def against(self, peer: Timing) -> tuple[float, float, float]:
         """Times the peer's: the median over the rounds both took part in, and the quartiles."""
