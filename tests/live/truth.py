@@ -101,7 +101,15 @@ class Seen:
     values: dict[str, NDArray[Any]]
     nulls: dict[str, NDArray[np.bool_]]
     truth: Mapping[str, NDArray[Any]]
+    away: tuple[Cause, ...] = AWAY
     untrue: list[str] = field(default_factory=list)
+
+    def only(self, rows: NDArray[np.bool_]) -> Seen:
+        """Some of the rows."""
+        values = {name: column[rows] for name, column in self.values.items()}
+        nulls = {name: column[rows] for name, column in self.nulls.items()}
+        truth = {name: column[rows] for name, column in self.truth.items()}
+        return Seen(self.view, self.key[rows], self.wall_us[rows], values, nulls, truth, self.away)
 
     def check(self, base_us: int) -> list[str]:
         """What is not true, in words; empty when every value, origin, status, cause and age is."""
@@ -134,7 +142,7 @@ class Seen:
         self._claim(f"{name}: age", told["age_s"] == (self.wall_us[rows] - when) / 1e6)
         expired = version == IMAGE and self.view == "airport"
         self._claim(f"{name}: status", told["status"] == (Status.EXPIRED if expired else Status.PRESENT))
-        causes = (Cause.NONE,) if version == LIVE else AWAY
+        causes = (Cause.NONE,) if version == LIVE else self.away
         self._claim(f"{name}: cause", np.isin(told["cause"], causes))
 
     def _absent(self, name: str, rows: NDArray[np.bool_]) -> None:
@@ -146,7 +154,7 @@ class Seen:
         has_default = lost and self.view == "airport"
         self._claim(f"{name}: no row is stored there", ~(is_in_image(key) if lost else is_online(key)))
         self._claim(f"{name}: status", told["status"] == (Status.UNAVAILABLE if lost else Status.NOT_FOUND))
-        self._claim(f"{name}: cause", np.isin(told["cause"], AWAY if lost else (Cause.NONE,)))
+        self._claim(f"{name}: cause", np.isin(told["cause"], self.away if lost else (Cause.NONE,)))
         self._claim(f"{name}: event_time", told["event_time"] == NO_TIME_US)
         self._claim(f"{name}: age", np.isnan(told["age_s"]))
         if lost:
