@@ -118,17 +118,22 @@ class _Common(Locked):
         return self.observer.stats()
 
     def explain(self) -> dict[str, Any]:
-        """What a read may cost at worst: calls, load factor and latency, by view."""
-        policy = self.settings.policy
+        """What a read may cost at worst: calls, load factor and latency, by view; and whom it is hedged to, and when.
+
+        A hedge takes a token as a retry does, so `load_factor` bounds both together.
+        """
+        policy, hedge, budget = self.settings.policy, self._serving.hedge, self._serving.budget
         attempts = policy.retry.attempts if policy.retry else 1
         waits_s = sum(policy.retry.wait_first_s * 2**k for k in range(attempts - 1)) if policy.retry else 0.0
+        pairs = {} if hedge is None else hedge.pairs
         return {
             view: {
                 "order": [*rules.online, *rules.local],
                 "deadline_s": policy.deadline_s,
-                "worst_case_calls": attempts * len(rules.online),
-                "load_factor": 1 + (policy.retry.budget_ratio if policy.retry else 0.0),
+                "worst_case_calls": attempts * len(rules.online) + (rules.online in pairs),
+                "load_factor": 1 + (0.0 if budget is None else budget.ratio),
                 "worst_case_s": sum(attempts * self._serving.timeouts[name] + waits_s for name in rules.online),
+                "hedge": hedge.told(rules.online) if hedge is not None and rules.online in pairs else None,
             }
             for view, rules in self._serving.rules.items()
         }

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,15 @@ _LOGGED = {
     "source.emptied": logging.WARNING,
     "source.refilled": logging.INFO,
     "schema.learned": logging.INFO,
+}
+
+_EXTRA = {
+    "retry.scheduled": "retries_total",
+    "retry.answered": "retries_won_total",
+    "retry.denied": "retries_denied_total",
+    "hedge.started": "hedges_total",
+    "hedge.used": "hedges_won_total",
+    "hedge.denied": "hedges_denied_total",
 }
 
 
@@ -61,11 +71,21 @@ class Observer:
         if serving.empty is not None:
             for source, watch in serving.empty.watches.items():
                 gauges.add("source_empty", {"source": source}, lambda watch=watch: float(watch.is_empty))  # type: ignore[misc]
+        self._watch_extra(serving)
         for view, rules in serving.rules.items():
             base = self._settings.views[view].base
             for source in rules.local:
                 if source in snapshots:
                     gauges.add("snapshot_age_seconds", {"view": view}, _age(snapshots[source], base, wall))
+
+    def _watch_extra(self, serving: Serving) -> None:
+        """Take what calls beside the first may still be made, and when."""
+        gauges = self.counters.gauges
+        if (budget := serving.budget) is not None:
+            gauges.add("retry_budget_tokens", {}, lambda: budget.tokens)
+        if (hedge := serving.hedge) is not None:
+            for source in {pair.source for pair in hedge.pairs.values()}:
+                gauges.add("hedge_after_seconds", {"source": source}, partial(hedge.after_s, source))
 
     def watch_writes(self, stores: Mapping[str, Any], online: Mapping[str, Sequence[str]], clock: Clock) -> None:
         """Take how far each view is written from the stores that say; `online` names the sources of each view.
@@ -143,8 +163,8 @@ class Observer:
     def _note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
         if name in _LOGGED and not fields.get("again"):  # a failed probe changes nothing that anyone must hear of
             log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
-        elif name == "retry.scheduled":
-            self.counters.retried(about)
+        elif name in _EXTRA:
+            self.counters.one_more(_EXTRA[name], about)
         elif name in ("fault.applied", "fault.not_applied"):
             self.counters.fault(about.partition(":")[0], applied=name == "fault.applied", n=fields["rows"])
 

@@ -59,7 +59,8 @@ class Request:
 
     `until` is monotonic seconds, `wall_us` the wall clock when the request began. `source` is whom to ask,
     once a layer has decided. `defaults` names the views of which a requested feature has a default. `met` is what
-    the call has met on its way and counts once, however often it asks; all requests made of one share it.
+    the call has met on its way and counts once, however often it asks: leases, the names of sources where a fault hit
+    it, what a replica said before its turn; all requests made of one share it.
     """
 
     __slots__ = ("asks", "defaults", "id", "met", "rules", "source", "until", "wall_us")

@@ -16,6 +16,7 @@ from typing import Any
 from featurechaos.clock import Clock
 from featurechaos.codec import Keys, Layout, Rows, encode_keys
 from featurechaos.config import Settings
+from featurechaos.config.settings import hedged_orders
 from featurechaos.effects import Next, Plan, stack
 from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError
@@ -27,6 +28,7 @@ from featurechaos.layers.empty import Emptiness, Empty
 from featurechaos.layers.failover import Failover
 from featurechaos.layers.fallback import Fallback
 from featurechaos.layers.fetch import Fetch
+from featurechaos.layers.hedge import Hedge, Pair, Recent
 from featurechaos.layers.remember import Remember
 from featurechaos.layers.retry import Budget, Retry
 from featurechaos.memory import GENERATIONS, Keep, LastKnown
@@ -81,6 +83,8 @@ class Serving:
         self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
         self.breaker = self._breaker()
         self.empty = self._empty(tuple(online))
+        self.budget = self._budget()
+        self.hedge: Hedge | None = None
         self._meter = meter
         self.plan = self._stack(frozenset(online))
 
@@ -121,27 +125,49 @@ class Serving:
         policy, clock = self.settings.policy, self.clock
         exercise = Exercise(self.board, clock, history=history_of(self.rules), online=online, known=self.known)
         local = stack([exercise], self.fetch)
+        once: list[Any] = [layer for layer in (self.breaker, self.empty) if layer is not None]
+        once.append(Attempt(clock, self.timeouts, self._meter))
+        if any(rules.remembers for rules in self.rules.values()):
+            once.append(Remember(self.memory))
+        once.append(exercise)
+        ask = stack(once, self.fetch)
         layers: list[Any] = [Fallback(self.memory, local), Deadline(clock, reserve_s=RESERVE_S), Failover()]
-        if policy.retry is not None:
-            budget = Budget(ratio=policy.retry.budget_ratio, burst=policy.retry.budget_burst)
+        if policy.hedge is not None:
+            self.hedge = self._hedge(ask)
+            layers.append(self.hedge)
+        if self.budget is not None:
+            retry = policy.retry
             layers.append(
                 Retry(
                     clock,
-                    attempts=policy.retry.attempts,
-                    wait_first_s=policy.retry.wait_first_s,
-                    budget=budget,
+                    attempts=retry.attempts if retry else 1,  # what is not asked again still earns what hedges take
+                    wait_first_s=retry.wait_first_s if retry else 0.0,
+                    budget=self.budget,
                     rng=SystemRandom(),
                 )
             )
-        if self.breaker is not None:
-            layers.append(self.breaker)
-        if self.empty is not None:
-            layers.append(self.empty)
-        layers.append(Attempt(clock, self.timeouts, self._meter))
-        if any(rules.remembers for rules in self.rules.values()):
-            layers.append(Remember(self.memory))
-        layers.append(exercise)
-        return stack(layers, self.fetch)
+        return stack(layers, ask)
+
+    def _budget(self) -> Budget | None:
+        """What retries and hedges share; where the config has hedges alone, at its defaults."""
+        retry = self.settings.policy.retry
+        if retry is not None:
+            return Budget(ratio=retry.budget_ratio, burst=retry.budget_burst)
+        return None if self.settings.policy.hedge is None else Budget()
+
+    def _hedge(self, ask: Next) -> Hedge:
+        want, budget = self.settings.policy.hedge, self.budget
+        assert want is not None
+        assert budget is not None
+        pairs = {
+            order: Pair(*pair) for order, pair in hedged_orders(self.settings.policies, self.settings.sources).items()
+        }
+        recent = {}
+        for pair in pairs.values():
+            most_s = want.after_max_s or max(want.after_min_s, self.timeouts[pair.source] / 2)
+            recent[pair.source] = Recent(want.quantile, least_s=want.after_min_s, most_s=most_s)
+        gates = {} if self.breaker is None else self.breaker.gates
+        return Hedge(self.clock, pairs=pairs, recent=recent, gates=gates, take=budget.take, once=ask)
 
     def call(
         self,

@@ -209,34 +209,52 @@ def fields_of(note: str) -> set[str]:
     return {field.split()[0] for field in re.sub(r"\([^)]*\)", "", listed).split(", ") if field.strip()}
 
 
+BAD_DAY: Mapping[str, Any] = {
+    "project": "t",
+    "sources": {
+        "primary": {"type": "memory"},
+        "second": {"type": "memory"},
+        "standby": {"type": "memory", "role": "snapshot"},
+    },
+    "views": [
+        {"name": "v", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32"}}, "ttl_s": 60},
+        {"name": "w", "from": "v", "join_keys": {"k": "k"}, "policy": {"order": ["primary", "standby"]}},
+    ],
+    "policy": {
+        "breaker": {"min_calls": 3, "slow_s": 0.012},
+        "retry": {"budget_burst": 3, "budget_ratio": 0},
+        "hedge": {},
+        "deadline_s": 0.1,
+    },
+    "chaos": {"enabled": True, "max_share": 1.0},
+}
+
+
 def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """One client through a bad day: every note it tells has its fields and no others."""
     monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
     clock = ManualClock()
-    client = FeatureClient.from_config(
-        {
-            "project": "t",
-            "sources": {"primary": {"type": "memory"}, "standby": {"type": "memory", "role": "snapshot"}},
-            "views": [{"name": "v", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32"}}, "ttl_s": 60}],
-            "policy": {"breaker": {"min_calls": 3}, "retry": {"budget_burst": 1, "budget_ratio": 0}},
-            "chaos": {"enabled": True, "max_share": 1.0},
-        },
-        clock=clock,
-    )
+    client = FeatureClient.from_config(BAD_DAY, clock=clock)
     heard: list[tuple[str, set[str]]] = []
     client.listen(lambda name, about, fields: heard.append((name, set(fields))))
     client._world.sleep = clock.advance
     store: Any = client.store("primary")
 
-    def get() -> None:
+    def healing(seconds: float) -> None:
+        clock.advance(seconds)
+        store.fail_with = None
+
+    def get(view: str = "w") -> None:
         clock.advance(0.05)
-        client.get_online_features(["v:f"], {"k": [1]})
+        client.get_online_features([f"{view}:f"], {"k": [1]})
 
     at = [dt.datetime.fromtimestamp(clock.wall(), dt.UTC)]
     client.write_to_online_store("v", {"k": [1], "f": [1.0], "event_timestamp": at})
-    for fault in (Outage("primary"), Stale("v", 5.0), Delay("primary", 0.001)):
+    client.store("second").rows |= store.rows  # type: ignore[attr-defined]
+    slow = Delay("primary", 0.010)
+    for fault, view in ((slow, "v"), (Outage("primary"), "w"), (Stale("w", 5.0), "w")):
         with client.chaos.inject(fault, share=1.0, lease_s=9, seed=7, reason="a test", control=False):
-            get()
+            get(view)
     wider = view_of("v", f="float32", g="float32")
     add_rows(store, clock, {1: 2.0}, view=wider)
     clock.advance(2)
@@ -246,6 +264,13 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     get()
     clock.advance(100)
     get()
+    store.fail_with = StoreUnavailable("once")
+    client._world.sleep = healing
+    get()
+    client._world.sleep = clock.advance
+    with client.chaos.inject(slow, share=1.0, lease_s=9, seed=7, reason="a test", control=False):
+        get("v")
+        get("v")
     store.fail_with = StoreUnavailable("gone")
     for _ in range(9):
         get()

@@ -133,7 +133,7 @@ def test_fallbacks_are_counted_by_cause_and_rows_without_one_are_not(counters: C
 def test_everything_else_is_counted_under_its_name(counters: Counters) -> None:
     counters.source_call("primary", "ok", 0.002)
     counters.source_call("primary", "timeout", 0.015)
-    counters.retried("primary")
+    counters.one_more("retries_total", "primary")
     counters.exhausted("v", 2)
     counters.exhausted("v", injected=True)
     counters.keys_null("v", 3)
@@ -267,7 +267,7 @@ def test_threads_lose_no_count(counters: Counters) -> None:
     def work() -> None:
         for _ in range(500):
             counters.answered(0.001, degraded=False, wall_us=NOW_US, rows=[Seen("v", 1, 1, False, 2, events)])
-            counters.retried("primary")
+            counters.one_more("retries_total", "primary")
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -346,7 +346,7 @@ def test_a_fork_in_the_middle_of_counting_does_not_lock_the_child() -> None:
         "counters = Counters(); endpoint = serve(counters, 0); counters._lock.acquire()\n"
         "pid = os.fork()\n"
         "if not pid:\n"
-        "    counters.retried('primary')\n"
+        "    counters.one_more('retries_total', 'primary')\n"
         "    os._exit(0 if endpoint._server.socket.fileno() == -1 else 3)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
         "counters._lock.release(); endpoint.close()\n"

@@ -11,12 +11,13 @@ from featurechaos.config.settings import Settings, Source, ViewPolicy
 
 if TYPE_CHECKING:
     from featurechaos.config.loading import load, schema
-    from featurechaos.config.spec import Breaker, Chaos, Empty, Impact, LastKnown, Metrics, Policy, Retry
+    from featurechaos.config.spec import Breaker, Chaos, Empty, Hedge, Impact, LastKnown, Metrics, Policy, Retry
 
 __all__ = [
     "Breaker",
     "Chaos",
     "Empty",
+    "Hedge",
     "Impact",
     "LastKnown",
     "Metrics",

@@ -83,13 +83,13 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     core = _core(resolved)
     if not _PROJECT.fullmatch(core.project):
         raise Mistake(("project",), f"wanted letters, digits, _ and -, got {core.project!r:.60}")
-    policies.check_built(core)
     policies.check_order(core.policy.order, core.sources, ("policy", "order"))
     made = sources.make(resolved, order=core.policy.order, stores=stores)
     policy = core.policy.model_copy(update={"order": core.policy.order or tuple(made)})
     known = views.make(core.project, core.views)
     each = policies.make(policy, core.views, made)
     policies.check_times(policy, each, made)
+    policies.check_hedge(policy, each, made)
     # A section that is null is off: nothing is scored twice.
     impact = core.impact or Impact(sample_share=0)
     policies.check_reference(impact.reference_source, made)

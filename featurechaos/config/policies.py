@@ -6,23 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featurechaos.config.mistakes import Mistake, Path, near
-from featurechaos.config.settings import DEFAULT_TIMEOUT_S, Source, ViewPolicy
-from featurechaos.config.spec import NOT_BUILT, Core, LastKnown, Policy, ViewPolicySpec, ViewSpec
+from featurechaos.config.settings import DEFAULT_TIMEOUT_S, Source, ViewPolicy, hedged_orders
+from featurechaos.config.spec import LastKnown, Policy, ViewPolicySpec, ViewSpec
 
 RESERVE_S = 0.005
 """Kept back from every deadline for what is answered from memory, and for decoding."""
 _ROUNDING_S = 1e-9
-
-
-def check_built(core: Core) -> None:
-    """Refuse, by name, what is not built yet."""
-    for name, allowed in NOT_BUILT.items():
-        value: Any = core
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value not in allowed:
-            wanted = " or ".join("null" if each is None else f"{each.model_dump()}" for each in allowed)
-            raise Mistake(tuple(name.split(".")), f"is not built yet at another value than {wanted}")
 
 
 def check_order(order: Sequence[str], sources: Mapping[str, Any], path: Path) -> None:
@@ -86,6 +75,25 @@ def check_times(policy: Policy, policies: Mapping[str, ViewPolicy], sources: Map
             f"{RESERVE_S:g} in reserve), got {policy.deadline_s:g}"
         )
         raise Mistake(("policy", "deadline_s"), reason)
+
+
+def check_hedge(policy: Policy, policies: Mapping[str, ViewPolicy], sources: Mapping[str, Source]) -> None:
+    """Refuse a hedge that has no replica to go to, and waits that can't be."""
+    hedge, path = policy.hedge, ("policy", "hedge")
+    if hedge is None:
+        return
+    if hedge.after_max_s is not None and hedge.after_max_s < hedge.after_min_s:
+        reason = f"wanted at least after_min_s, which is {hedge.after_min_s:g}, got {hedge.after_max_s:g}"
+        raise Mistake((*path, "after_max_s"), reason)
+    hedged = hedged_orders(policies, sources)
+    if not hedged:
+        raise Mistake(path, "wanted a replica as the second online source of some view's order, got none")
+    name = "after_min_s" if hedge.after_max_s is None else "after_max_s"
+    for source, _ in hedged.values():
+        timeout = sources[source].timeout_s or DEFAULT_TIMEOUT_S
+        if (wait := getattr(hedge, name)) >= timeout:
+            reason = f"wanted less than sources.{source}.timeout_s, which is {timeout:g}, got {wait:g}"
+            raise Mistake((*path, name), reason)
 
 
 def plan_s(policy: Policy, online: Sequence[str], sources: Mapping[str, Source]) -> float:

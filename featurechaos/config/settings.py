@@ -125,6 +125,18 @@ class Settings:
         return f"Settings({self.name!r}, project={self.project!r}, {names})"
 
 
+def hedged_orders(
+    policies: Mapping[str, ViewPolicy], sources: Mapping[str, Source]
+) -> dict[tuple[str, ...], tuple[str, str]]:
+    """The orders whose second online source is a replica: the first source of each, and that replica."""
+    orders = {policy.online for policy in policies.values()}
+    return {
+        order: (order[0], order[1])
+        for order in sorted(orders)
+        if len(order) > 1 and sources[order[1]].role is Origin.REPLICA
+    }
+
+
 def _again(text: Mapping[str, Any], name: str, stores: Mapping[str, type[Store]] | None) -> Settings:
     from featurechaos.config.loading import load
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -96,6 +94,17 @@ class Empty(Spec):
     window_s: Seconds = 10
 
 
+class Hedge(Spec):
+    """Asking the replica that is next in the order too, where a source is slower than it usually is."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _NO_BOOL] = 0.95
+    """Of the time the source's last 256 calls took: how long it is waited for."""
+    after_min_s: Seconds = 0.001
+    """The least that it is waited for."""
+    after_max_s: Seconds | None = None
+    """The most, and before 32 calls are measured; null: half of the source's timeout_s."""
+
+
 class Policy(Spec):
     """What is done when a source is slow, down, empty or old."""
 
@@ -105,7 +114,7 @@ class Policy(Spec):
     retry: Retry | None = Retry()
     breaker: Breaker | None = Breaker()
     empty: Empty | None = Empty()
-    hedge: Annotated[Any, Field(json_schema_extra={"type": "null"})] = None
+    hedge: Hedge | None = None
     last_known: LastKnown | None = LastKnown()
     on_missing: OnMissing = "accept"
     on_expired: OnExpired = "fallback"
@@ -196,14 +205,6 @@ class Core(Spec):
     chaos: Chaos | None = Chaos()
     impact: Impact | None = Impact()
     metrics: Metrics | None = Metrics()
-
-
-NOT_BUILT: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "policy.hedge": (None,),
-    }
-)
-"""Keys taken at these values only, and refused by name at any other, until what they ask for is built."""
 
 
 def _sources(value: object) -> object:

@@ -21,22 +21,27 @@ from featurechaos.readings import Reading, Request
 class Budget(Locked):
     """Tokens that retries and hedges of all requests share.
 
-    It starts with `burst`; each first attempt adds `ratio`, each retry takes 1. So retries are at most
-    ratio x first attempts + burst, over any run. Never more than `burst`, or one, are saved up.
+    It starts with `burst`; each first attempt adds `ratio`, each retry or hedge takes 1. So both together are at
+    most ratio x first attempts + burst, over any run. Never more than `burst`, or one, are saved up.
     """
 
     def __init__(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
         super().__init__()
-        self._ratio, self._burst = ratio, burst
+        self.ratio, self._burst = ratio, burst
         self._tokens = burst
+
+    @property
+    def tokens(self) -> float:
+        """What is there to take; for whoever looks."""
+        return self._tokens
 
     def earn(self) -> None:
         """Count a first attempt that was made; a source that was not asked earns nothing."""
         with self._lock:
-            self._tokens = min(self._tokens + self._ratio, max(self._burst, 1.0))
+            self._tokens = min(self._tokens + self.ratio, max(self._burst, 1.0))
 
     def take(self) -> bool:
-        """Whether one more retry may be made; takes its token."""
+        """Whether one more retry or hedge may be made; takes its token."""
         with self._lock:
             if self._tokens < 1:
                 return False
@@ -105,7 +110,9 @@ class Retry:
                 yield from sleep(float(step))
             elif isinstance(step, DoAttempt):
                 try:
-                    return (yield from inner(request))
+                    reading = yield from inner(request)
+                    yield from note("retry.answered", request.source)
+                    return reading
                 except (NoTime, BreakerOpen):  # It was not asked. Why the rows are not its own is what it did before.
                     raise failure from None
                 except StoreUnavailable as error:

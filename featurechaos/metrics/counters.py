@@ -130,9 +130,9 @@ class Counters:
         with self._lock:
             self._exhausted.setdefault(view, [0, 0])[injected] += n
 
-    def retried(self, source: str, n: int = 1) -> None:
-        """A source was asked again."""
-        self._count("retries_total", (source,), n)
+    def one_more(self, name: str, source: str) -> None:
+        """A call to a source beside the first was made, answered or denied, by the counter's name."""
+        self._count(name, (source,), 1)
 
     def keys_null(self, view: str, n: int = 1) -> None:
         """n rows of a view were not read, since a join key was null."""

@@ -35,6 +35,15 @@ _ALL = {
     ),
     "row_age_seconds": Metric("histogram", ("view", "origin"), "Age of the rows served, by event time."),
     "retries_total": Metric("counter", ("source",), "Attempts after the first."),
+    "retries_won_total": Metric("counter", ("source",), "Attempts after the first that got an answer."),
+    "retries_denied_total": Metric(
+        "counter", ("source",), "Attempts after the first that the budget had no token for."
+    ),
+    "hedges_total": Metric("counter", ("source",), "Calls to a replica before the source had answered."),
+    "hedges_won_total": Metric("counter", ("source",), "Calls to a replica before its turn whose answer was used."),
+    "hedges_denied_total": Metric("counter", ("source",), "Slow calls that the budget had no token to hedge."),
+    "hedge_after_seconds": Metric("gauge", ("source",), "How long a source is waited for before its replica is asked."),
+    "retry_budget_tokens": Metric("gauge", (), "Retries and hedges that may be made now."),
     "breaker_state": Metric("gauge", ("source",), "0 closed; higher numbers take less or no traffic."),
     "source_empty": Metric("gauge", ("source",), "1 while a source lacks rows known to exist and is not believed."),
     "snapshot_age_seconds": Metric("gauge", ("view",), "Age of the image that answers when sources do not."),

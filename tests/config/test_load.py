@@ -19,7 +19,6 @@ import yaml
 
 from featurechaos import config
 from featurechaos.config import LastKnown, Settings, load, schema
-from featurechaos.config.spec import NOT_BUILT
 from featurechaos.errors import SpecError
 from featurechaos.model import Origin
 
@@ -118,14 +117,6 @@ def test_a_plan_that_fits_its_deadline_exactly_is_taken(loaded: Load) -> None:
 
 def test_without_a_breaker_nothing_is_too_slow_to_see(loaded: Load) -> None:
     assert loaded("{policy: {breaker: null}, sources: {primary: {timeout_s: 0.005}}}").policy.breaker is None
-
-
-def test_every_key_that_is_not_built_is_taken_as_shown(loaded: Load) -> None:
-    settings = loaded()
-
-    for name, allowed in NOT_BUILT.items():
-        section, key = name.split(".")
-        assert getattr(getattr(settings, section), key) in allowed
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from featurechaos.errors import SpecError
 
 ONE_VIEW = "{name: v, join_keys: {k: int64}, features: {f: {dtype: float32}}}"
 
+SECOND = "sources: {second: {type: redis, url: 'redis://h'}}"
 MISTAKES = [
     # Keys that nobody knows.
     ("polcy: {}", "config: polcy: is not a known key, did you mean 'policy'?"),
@@ -85,6 +86,25 @@ MISTAKES = [
         "policy.last_known.keep_s: wanted a number more than 0, got -900",
     ),
     ("policy: {last_known: {max_rows: 0}}", "policy.last_known.max_rows: wanted a number at least 1, got 0"),
+    ("policy: {hedge: {delay_s: 0.01}}", "policy.hedge.delay_s: is not a known key, known here: "),
+    ("policy: {hedge: {quantile: 1}}", "policy.hedge.quantile: wanted a number more than 0 and less than 1, got 1"),
+    ("policy: {hedge: {after_min_s: 0}}", "policy.hedge.after_min_s: wanted a number more than 0, got 0"),
+    (
+        "policy: {hedge: {after_min_s: 0.005, after_max_s: 0.004}}",
+        "policy.hedge.after_max_s: wanted at least after_min_s, which is 0.005, got 0.004",
+    ),
+    (
+        "policy: {hedge: {}}",
+        "policy.hedge: wanted a replica as the second online source of some view's order, got none",
+    ),
+    (
+        f"{{{SECOND}, policy: {{hedge: {{after_min_s: 0.015}}, order: [primary, second], deadline_s: 1}}}}",
+        "policy.hedge.after_min_s: wanted less than sources.primary.timeout_s, which is 0.015, got 0.015",
+    ),
+    (
+        f"{{{SECOND}, policy: {{hedge: {{after_max_s: 0.02}}, order: [primary, second], deadline_s: 1}}}}",
+        "policy.hedge.after_max_s: wanted less than sources.primary.timeout_s, which is 0.015, got 0.02",
+    ),
     ("chaos: {max_share: 1.01}", "chaos.max_share: wanted a number within 0..1, got 1.01"),
     (
         "chaos: {listen: '0.0.0.0:9911'}",
@@ -95,8 +115,6 @@ MISTAKES = [
     ("impact: {flip_budget: -0.1}", "impact.flip_budget: wanted a number within 0..1, got -0.1"),
     ("metrics: {port: 70000}", "metrics.port: wanted a number within 0..65535, got 70000"),
     ("project: 'a:b'", "project: wanted letters, digits, _ and -, got 'a:b'"),
-    # Not built yet.
-    ("policy: {hedge: {delay_s: 0.01}}", "policy.hedge: is not built yet at another value than null"),
     ("policy: {empty: {share: 0}}", "policy.empty.share: wanted a number"),
     # Sources.
     (

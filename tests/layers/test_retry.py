@@ -46,7 +46,7 @@ def test_a_failure_that_may_pass_is_asked_again(error: Exception) -> None:
     told = played(clock, retry(clock), [error, rows_of(clock, {1: 7.0})])
 
     assert told.reads == ["primary", "primary"]
-    assert told.notes == ["retry.scheduled"]
+    assert told.notes == ["retry.scheduled", "retry.answered"]
     assert values_of(told.result.parts[0]) == [7.0]
     assert told.slept_s == pytest.approx(0.001)
 
