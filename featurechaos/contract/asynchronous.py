@@ -15,7 +15,7 @@ from featurechaos.readings import rows_of
 from featurechaos.stores import Batch, Place
 
 
-class AsyncStoreContract(StoreContract):
+class AsyncStoreContract(StoreContract, is_of_a_store=False):
     """The same promises of a store's async form, and those of cancelled reads. `open` gives the async store."""
 
     forks: ClassVar[bool] = False

@@ -14,7 +14,7 @@ from featurechaos.model import DType, Verdict
 from featurechaos.stores import Ask
 
 
-class ReadingCases(Suite):
+class ReadingCases(Suite, is_of_a_store=False):
     """What was stored comes back, in the order asked."""
 
     @pytest.mark.parametrize("kind", ["scalars", "vectors", "lists"])

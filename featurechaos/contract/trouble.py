@@ -28,7 +28,7 @@ from featurechaos.contract.values import NOW_US
 from featurechaos.errors import StoreError, StoreTimeout
 
 
-class TroubleCases(Suite):
+class TroubleCases(Suite, is_of_a_store=False):
     """Deadlines, servers that are silent or gone, threads, forks and reads left half-way."""
 
     def test_no_time_left_ends_at_once(self) -> None:

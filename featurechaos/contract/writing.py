@@ -15,7 +15,7 @@ from featurechaos.errors import StoreError, StoreUnavailable
 from featurechaos.model import Verdict
 
 
-class WritingCases(Suite):
+class WritingCases(Suite, is_of_a_store=False):
     """Rows and layouts are kept as they were given; the newest event time wins."""
 
     @needs("put")

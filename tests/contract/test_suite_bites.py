@@ -416,10 +416,12 @@ def test_a_broken_store_fails_its_case(
 ) -> None:
     monkeypatch.setattr(running, "IN_TIME_S", 1.0)
     suite = suite_of(store, server)
+    case = getattr(suite, name)
+    assert callable(case), "a case left out fails nothing"
     suite.setup_method()
     try:
         with pytest.raises((Exception, pytest.fail.Exception)):
-            getattr(suite, name)(*given)
+            case(*given)
     finally:
         server.go_on()
         suite._open = [] if store is ClosesOnce else suite._open
@@ -432,6 +434,12 @@ def test_every_case_is_failed_by_some_store() -> None:
     cases = {name for each in (StoreContract, AsyncStoreContract) for name in dir(each) if name.startswith("test_")}
 
     assert {name for _, name, _ in CASES} == cases
+
+
+def test_a_class_with_every_hook_has_the_cases_that_want_them() -> None:
+    assert callable(OnMemory.test_damaged_bytes_cost_their_row_only)
+    assert callable(suite_of(SocketStore, None).test_a_stalled_server_is_left_at_the_deadline)  # type: ignore[arg-type]
+    assert callable(suite_of(SocketStore, None).test_without_a_server_there_are_only_store_errors)  # type: ignore[arg-type]
 
 
 def test_a_class_without_a_hook_has_no_such_case() -> None:
