@@ -72,9 +72,9 @@ def contenders_of(options: Options, environment: dict[str, str]) -> list[Import]
         Import("import numpy, pydantic; pydantic.BaseModel", "import numpy\nfrom pydantic import BaseModel"),
         Import(OURS, OURS),
         Import("from featurechaos import FeatureClient", "from featurechaos import FeatureClient"),
-        Import("import redis", "import redis"),
-        Import("import pandas", "import pandas"),
     ]
+    if not options.is_quick:
+        made += [Import("import redis", "import redis"), Import("import pandas", "import pandas")]
     if (python := feast_python()) is not None and not options.is_quick:
         made.append(Import("import feast", "import feast", str(python), every=10))
     for one in made:
@@ -106,7 +106,7 @@ def measure(options: Options) -> Result:
     if feast_python() is None:
         result.missing.append("Feast")
     with pinned(), TemporaryDirectory(prefix="featurechaos-bench-") as folder:
-        environment = compiled_in(folder)
+        environment = options.pick(compiled_in(folder), dict(os.environ))
         made = contenders_of(options, environment)
         contenders: list[Contender] = list(made)
         timings = alternate(contenders, rounds=options.pick(20, 1), calls=1)

@@ -32,7 +32,7 @@ from benchmarks.worlds import (
     touch,
     views_for,
 )
-from featurechaos import AsyncFeatureClient
+from featurechaos import AsyncFeatureClient, FeatureClient
 from featurechaos.codec import Layout
 
 MGET, OURS, COLUMNS, DICT = (
@@ -62,9 +62,9 @@ class Shape:
 class Lean:
     """Columns of packed rows as one writes it by hand who knows where the floats lie, and trusts them."""
 
-    def __init__(self, world: ReadWorld, views: Sequence[str]) -> None:
+    def __init__(self, client: FeatureClient, views: Sequence[str]) -> None:
         self.views = views
-        layouts = [Layout.of(world.writer.settings.views[view]) for view in views]
+        layouts = [Layout.of(client.settings.views[view]) for view in views]
         self.spots = [{name: spot.run.at + spot.at for name, spot in one.spots.items()} for one in layouts]
 
     def __call__(self, blobs: Sequence[bytes]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def sync_contenders(world: ReadWorld, shape: Shape, feast: FeastProcess | None) 
     views = views_for(shape.views)
     wanted, client = references(views), world.client()
     bare = redis.Redis.from_url(world.server.url)
-    lean, mget = Lean(world, views), cast("Callable[[list[bytes]], list[bytes]]", bare.mget)
+    lean, mget = Lean(world.writer, views), cast("Callable[[list[bytes]], list[bytes]]", bare.mget)
     spot = mark_spot(world, views)
 
     def keys(ids: Ids) -> list[bytes]:
@@ -135,7 +135,7 @@ class Loop:
 def async_contenders(world: ReadWorld, shape: Shape, feast: FeastProcess | None, on: Loop) -> list[Contender]:
     loop, client, mget = on.loop, on.client, on.bare.mget
     views = views_for(shape.views)
-    wanted, lean, spot = references(views), Lean(world, views), mark_spot(world, views)
+    wanted, lean, spot = references(views), Lean(world.writer, views), mark_spot(world, views)
 
     def keys(ids: Ids) -> list[bytes]:
         return world.keys(views, ids)
@@ -162,7 +162,7 @@ def async_contenders(world: ReadWorld, shape: Shape, feast: FeastProcess | None,
 
 def mark_spot(world: ReadWorld, views: Sequence[str]) -> Callable[[Sequence[bytes]], float]:
     """Finds the marked value in the last row of view `b` among the blobs of a request, without a decoder."""
-    spots, at = Lean(world, ["b"]).spots[0], views.index("b")
+    spots, at = Lean(world.writer, ["b"]).spots[0], views.index("b")
 
     def look(blobs: Sequence[bytes]) -> float:
         each = len(blobs) // len(views)

@@ -89,6 +89,13 @@ class Shop:
             columns["event_timestamp"] = [now] * entities
             self.store.write_to_online_store(view, pd.DataFrame(columns))
 
+    def fill_marked(self, entities: int) -> None:
+        """Write rows whose marked value is their own number."""
+        numbers = np.arange(entities)
+        rows: dict[str, Any] = {name: numbers.astype(np.float32) for name in self.features["b"]}
+        rows |= {KEY: numbers, "event_timestamp": [pd.Timestamp.now(tz="UTC")] * entities}
+        self.store.write_to_online_store("b", pd.DataFrame(rows))
+
     def write(self, one: int) -> float:
         value = float(np.float32(self.rng.random()))
         row: dict[str, Any] = {name: np.array([0.5], np.float32) for name in self.features["b"]}

@@ -19,8 +19,9 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from benchmarks.results import REPORTS, Result, environment
 
 ROUNDS, QUICK_ROUNDS = 30, 3
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,20 +223,34 @@ def alternate(
 
 @contextmanager
 def pinned() -> Iterator[None]:
-    """Hold this process, and the children it starts meanwhile, on one core where the system can."""
+    """Hold this process, and the children it starts meanwhile, on the idlest core, where the system can."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
+    os.sched_setaffinity(0, {idlest(before)})
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
 
 
-def is_pinned() -> bool:
-    return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
+def idlest(cores: Iterable[int]) -> int:
+    """The core that had least to do in the last moment; the last one where nobody knows."""
+    before = idle_ticks()
+    threading.Event().wait(_LOOK_S)
+    after = idle_ticks()
+    return max(cores, key=lambda core: (after.get(core, 0) - before.get(core, 0), core))
+
+
+def idle_ticks() -> dict[int, int]:
+    """Core -> ticks it has idled since the machine started."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    rows = [line.split() for line in lines if line.startswith("cpu") and not line.startswith("cpu ")]
+    return {int(row[0].removeprefix("cpu")): int(row[4]) for row in rows}
 
 
 Measure = Callable[[Options], Result]

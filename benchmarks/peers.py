@@ -16,14 +16,17 @@ from typing import Any
 from benchmarks.harness import Turn
 from benchmarks.results import ROOT
 
-PROGRAM = Path(__file__).with_name("feast_peer.py")
-
 
 def feast_python() -> Path | None:
     """The interpreter that has Feast, if `make bench` has set one up or FEATURECHAOS_FEAST_PYTHON names one."""
     named = os.environ.get("FEATURECHAOS_FEAST_PYTHON")
     path = Path(named) if named else ROOT / ".venv-feast" / "bin" / "python"
     return path if path.exists() else None
+
+
+def feast_environment() -> dict[str, str]:
+    """Ours without the way to our packages: Feast's has its own."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 class FeastGone(Exception):
@@ -44,7 +47,12 @@ class FeastProcess:
         python = feast_python()
         assert python is not None
         self._process = subprocess.Popen(
-            [str(python), "-I", str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(python), "-m", "benchmarks.feast_peer"],
+            cwd=ROOT,
+            env=feast_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.ask("open", port=self.port, entities=self.entities, features=self.features, seed=self.seed)
         return self

@@ -51,14 +51,15 @@ class Table:
 
 @dataclass(slots=True)
 class Plot:
-    """Lines over a growing number; `series` is name -> [(x, y), ...]."""
+    """Lines over a growing number, or bars by name; `series` is name -> [(x, y), ...]."""
 
     name: str
     title: str
     x: str
     y: str
-    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    series: dict[str, list[tuple[float | str, float]]] = field(default_factory=dict)
     is_log: bool = True
+    is_bars: bool = False
 
     def draw(self, path: Path) -> None:
         """Draw it to a file; the ending says how."""
@@ -70,11 +71,18 @@ class Plot:
         # Text as text and a fixed salt: the same numbers give the same file.
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name, "font.size": 9}):
             figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-            for name, points in self.series.items():
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.3, label=name)
+            for at, (name, points) in enumerate(self.series.items()):
+                x, y = zip(*points, strict=True)
+                if self.is_bars:
+                    width = 0.8 / len(self.series)
+                    axes.bar([k + at * width - 0.4 + width / 2 for k in range(len(x))], y, width, label=name)
+                    axes.set_xticks(range(len(x)), x)
+                else:
+                    axes.plot(x, y, marker="o", markersize=3, linewidth=1.3, label=name)
             if self.is_log:
-                axes.set_xscale("log")
                 axes.set_yscale("log")
+                if not self.is_bars:
+                    axes.set_xscale("log")
             axes.set(title=self.title, xlabel=self.x, ylabel=self.y)
             axes.grid(visible=True, which="major", alpha=0.3)
             axes.legend(fontsize=8, frameon=False)
