@@ -155,7 +155,8 @@ class _Common(Locked):
         }
 
     def _place(self, name: str) -> Place:
-        return Place(name, self.settings.project, tuple(self.settings.views.values()), self.clock)
+        gates = self._serving.gates(name, tell=self.observer.tell, watch=self.observer.watch_shard)
+        return Place(name, self.settings.project, tuple(self.settings.views.values()), self.clock, gates)
 
     def _start(self) -> None:
         """On the first use: what runs in the background may begin. Again in a forked child."""

@@ -21,6 +21,7 @@ from featurechaos.response import Response, ViewAnswer
 if TYPE_CHECKING:
     from featurechaos.clock import Clock
     from featurechaos.events import Listener
+    from featurechaos.layers.breaker import Gate
     from featurechaos.metrics import Endpoint
     from featurechaos.serving import Serving
 
@@ -77,6 +78,14 @@ class Observer:
             for source in rules.local:
                 if source in snapshots:
                     gauges.add("snapshot_age_seconds", {"view": view}, _age(snapshots[source], base, wall))
+
+    def watch_shard(self, name: str, gate: Gate | None) -> None:
+        """Take the state of a shard's breaker too, until it is forgotten (None)."""
+        gauges, labels = self.counters.gauges, {"source": name}
+        if gate is None:
+            gauges.drop("breaker_state", labels)
+        else:
+            gauges.add("breaker_state", labels, lambda: float(gate.state))
 
     def _watch_extra(self, serving: Serving) -> None:
         """Take what calls beside the first may still be made, and when."""

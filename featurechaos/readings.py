@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurechaos.codec import Layout, Rows, decode, pack, verify
+from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, StoreTimeout
 from featurechaos.model import NO_TIME_US, STATUS_OF, Cause, Origin, Status, Verdict
-from featurechaos.stores import Answer, Ask, Block, Columns
+from featurechaos.stores import Answer, Ask, Block, Columns, Partial
 
 Flags = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
@@ -135,6 +136,22 @@ class Part:
         """Every row fresh, from one source; a fault may still have touched them."""
         return isinstance(self.rows.verdict, int) and self.rows.verdict == Verdict.FRESH
 
+    def fill(self, index: Index, other: Part) -> None:
+        """Put what the same source said of rows `index`, asked once more, in place of what it said first."""
+        n = len(self)
+        self.rows.put(index, other.rows, np.arange(len(index)))
+        cause = spread(self.cause, n)
+        cause[index] = other.cause
+        self.cause = cause if cause.any() else Cause.NONE  # type: ignore[assignment]
+        if other.injected is not self.injected:
+            injected = spread(self.injected, n, bool)
+            injected[index] = other.injected
+            self.injected = injected  # type: ignore[assignment]
+        if other.clean is not None:
+            if self.clean is None:
+                self.clean = Rows.blank(self.rows.layout, n, Verdict.UNANSWERED)
+            self.clean.put(index, other.clean, np.arange(len(index)))
+
 
 class Reading:
     """What came back: a part for each ask, in the asks' order."""
@@ -148,6 +165,11 @@ class Reading:
     def is_settled(self) -> bool:
         return all(part.walk is None for part in self.parts)
 
+    @property
+    def is_partial(self) -> bool:
+        """Fresh from a source of which some shard did not answer."""
+        return any(not isinstance(part.cause, int) for part in self.parts)
+
 
 def spread(value: int | bool | NDArray[np.generic], n: int, dtype: type = np.uint8) -> NDArray[np.generic]:
     """One fact of every row, as an array of its own to write."""
@@ -158,11 +180,41 @@ def rows_of(ask: Ask, answer: Answer, known: Mapping[int, Layout]) -> tuple[Rows
     """An answer of any form as packed rows, and the schema hashes that nobody has described yet."""
     if isinstance(answer, list):
         return decode(answer, ask.keys.own, ask.layout, known)
+    if isinstance(answer, Partial):
+        rows, unknown = decode(answer.rows, ask.keys.own, ask.layout, known)
+        verdict = rows.verdicts
+        for _, lost in answer.lost:
+            verdict[lost] = Verdict.UNANSWERED
+        rows.verdict = verdict
+        return rows, unknown
     if isinstance(answer, Block):
         return verify(answer.words, ask.keys.own, ask.layout, answer.found), frozenset()
     assert isinstance(answer, Columns)
     rows = pack(ask.layout, answer.values, answer.nulls, answer.event_time, ask.keys.own, answer.verdict)
     return rows, frozenset()
+
+
+def causes_of(answer: Answer, n: int) -> int | Codes:
+    """Why rows of an answer were not answered, as `Part.cause` has it."""
+    if not isinstance(answer, Partial):
+        return Cause.NONE
+    causes = np.zeros(n, np.uint8)
+    for error, lost in answer.lost:
+        causes[lost] = cause_of(error)
+    return causes
+
+
+def cause_of(error: StoreError) -> Cause:
+    """How a source's failure is told in a row's provenance."""
+    if isinstance(error, StoreTimeout):
+        return Cause.TIMEOUT
+    if isinstance(error, BreakerOpen):
+        return Cause.BREAKER_OPEN
+    if isinstance(error, NoTime):
+        return Cause.NO_TIME
+    if isinstance(error, StoreEmpty):
+        return Cause.EMPTY
+    return Cause.REFUSED
 
 
 def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
@@ -269,7 +321,10 @@ class Walk:
         take = stops | ((action == Action.HOLD) & ~is_beaten)
         defaulted = action == Action.DEFAULT
 
-        cause = np.where(stops, np.uint8(Cause.NONE), _CAUSE_OF[verdict])
+        why = _CAUSE_OF[verdict]
+        if not isinstance(answer.cause, int):
+            why = np.where(answer.cause != Cause.NONE, answer.cause, why)
+        cause = np.where(stops, np.uint8(Cause.NONE), why)
         earlier = self.cause[index]
         self.cause[index] = np.where(earlier == Cause.NONE, cause, earlier)
         at = index[take]

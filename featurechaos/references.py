@@ -119,7 +119,7 @@ def _read(request: Request, wants: Wants, parts: Mapping[str, Part], fetch: Next
             _lose(parts[view], rows)
         return False
     for (view, rows), found, ask, rules in zip(wants.items(), reading.parts, request.asks, request.rules, strict=True):
-        is_current = found.rows.event_time <= request.wall_us
+        is_current = (found.rows.event_time <= request.wall_us) & (found.rows.verdicts != Verdict.UNANSWERED)
         _lose(parts[view], rows[~is_current])
         current = np.flatnonzero(is_current)
         walk = Walk(ask.only(current))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from random import SystemRandom
@@ -22,7 +22,7 @@ from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError
 from featurechaos.faults.board import Board
 from featurechaos.faults.exercise import Exercise
-from featurechaos.layers.breaker import Breaker, Limits
+from featurechaos.layers.breaker import Breaker, Gate, Limits, ShardGates
 from featurechaos.layers.deadline import Attempt, Deadline, Meter
 from featurechaos.layers.empty import Emptiness, Empty
 from featurechaos.layers.failover import Failover
@@ -104,6 +104,20 @@ class Serving:
         if limits is None:
             return None
         return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=SystemRandom())
+
+    def gates(
+        self,
+        source: str,
+        *,
+        tell: Callable[[str, str, Mapping[str, Any]], None],
+        watch: Callable[[str, Gate | None], None],
+    ) -> ShardGates | None:
+        """The breakers of a source's shards, for a store of several servers; by the config's limits."""
+        limits = self.settings.policy.breaker
+        if limits is None or source not in self.timeouts:
+            return None
+        made, timeout_s = Limits(**limits.model_dump()), self.timeouts[source]
+        return ShardGates(source, self.clock, made, timeout_s=timeout_s, rng=SystemRandom(), tell=tell, watch=watch)
 
     def _empty(self, online: Sequence[str]) -> Empty | None:
         """What doubts a source that has lost its data, where something local could contradict it."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from featurechaos.clock import Clock
     from featurechaos.codec import Keys, Layout
+    from featurechaos.errors import StoreError
     from featurechaos.model import View
 
 
@@ -65,7 +66,19 @@ class Columns:
     verdict: NDArray[np.uint8]
 
 
-Answer = list[bytes | None] | Block | Columns
+@dataclass(slots=True, eq=False)
+class Partial:
+    """Packed rows of which some nobody answered for: one shard of a source is down, and the others are not.
+
+    rows: as in the plain form, None for a lost row too; lost: why, and the places of the rows it cost, intp.
+    A store raises instead where it has no row at all to give.
+    """
+
+    rows: list[bytes | None]
+    lost: Sequence[tuple[StoreError, NDArray[np.intp]]]
+
+
+Answer = list[bytes | None] | Block | Columns | Partial
 """One ask's rows in its order: packed rows (None where the store has no such key), or the other forms."""
 
 
@@ -108,12 +121,29 @@ class WriteReport:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a store finds itself: its name in the config, the project, its views, the clock."""
+    """Where a store finds itself: its name in the config, the project, its views, the clock.
+
+    `gates`: for a store of several servers, the breakers of its shards; None where the config has no breaker.
+    """
 
     source: str
     project: str
     views: tuple[View, ...]
     clock: Clock
+    gates: Gates | None = None
+
+
+class Gates(Protocol):
+    """A breaker for each shard of a source: a store of several servers asks it before it asks one of them."""
+
+    def admit(self, shard: str) -> Any | None:
+        """The right to ask a shard once, or None while it is not to be asked; each is settled."""
+
+    def settle(self, permit: Any, *, error: StoreError | None = None, is_left: bool = False) -> None:
+        """Tell what came of it: `is_left` is neither good nor bad."""
+
+    def keep(self, shards: Sequence[str]) -> None:
+        """Forget every shard but these."""
 
 
 class Pending(Protocol):

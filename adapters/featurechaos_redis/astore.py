@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from featurechaos_redis.alinks import ALinker
 from featurechaos_redis.apool import APool
 from featurechaos_redis.errors import ERRORS
 from featurechaos_redis.spec import RedisSpec
-from featurechaos_redis.wire import Encoder, check_rows, split
+from featurechaos_redis.wire import Encoder, Replies, check_rows, split
 
 _THEIRS = tuple(ERRORS)
 
@@ -109,35 +109,9 @@ class AsyncRedisStore:
 
     async def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
-        loop = asyncio.get_running_loop()
-        pool, is_replaced = self._pool(loop), False
-        while True:
-            link = pool.poll() or await pool.take(until)
-            left = until - self._clock.monotonic()
-            if left <= 0:
-                pool.give(link)
-                msg = "no time left to ask"
-                raise TimeoutError(msg)
-            if rows:
-                link.replies.expect_rows(rows)
-            else:
-                link.replies.expect(replies)
-            timer = loop.call_later(left, link.expire)
-            try:
-                got = await link.ask(command)
-            except BaseException as error:
-                if not link.is_busy:
-                    pool.settle(link)  # Cancelled as its reply had wholly come.
-                    raise
-                # Closed without awaiting: a reply still to come would be another read's.
-                if not pool.is_stale(link, error) or is_replaced:
-                    raise
-                is_replaced = True
-            else:
-                pool.settle(link)
-                return got
-            finally:
-                timer.cancel()
+        pool = self._pool(asyncio.get_running_loop())
+        expect = (lambda link: link.expect_rows(rows)) if rows else (lambda link: link.expect(replies))
+        return await exchange(pool, command, until, now=self._clock.monotonic, expect=expect)
 
     async def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
         with translating(ERRORS, source=self._source):
@@ -154,6 +128,50 @@ class AsyncRedisReplica(AsyncRedisStore):
     """A redis source that only reads."""
 
     writable: ClassVar[bool] = False
+
+
+async def exchange(
+    pool: APool,
+    command: bytes,
+    until: float,
+    *,
+    now: Callable[[], float],
+    expect: Callable[[Replies], None],
+    is_unfit: Callable[[list[Any]], bool] | None = None,
+) -> list[Any]:
+    """One pipeline over a pool and its replies; a connection found dead is replaced once, by the same deadline.
+
+    `expect` tells a connection what comes; `is_unfit` judges from its replies whether it serves us no longer, where
+    that is not as for one server.
+    """
+    loop = asyncio.get_running_loop()
+    is_replaced = False
+    while True:
+        link = pool.poll() or await pool.take(until)
+        left = until - now()
+        if left <= 0:
+            pool.give(link)
+            msg = "no time left to ask"
+            raise TimeoutError(msg)
+        expect(link.replies)
+        timer = loop.call_later(left, link.expire)
+        try:
+            got = await link.ask(command)
+        except BaseException as error:
+            if not link.is_busy:
+                pool.settle(link)  # Cancelled as its reply had wholly come.
+                raise
+            # Closed without awaiting: a reply still to come would be another read's.
+            if not pool.is_stale(link, error) or is_replaced:
+                raise
+            is_replaced = True
+        else:
+            if is_unfit is not None:
+                link.is_spent = is_unfit(got)
+            pool.settle(link)
+            return got
+        finally:
+            timer.cancel()
 
 
 def refuse_history(source: str) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import hiredis
 from redis import exceptions as theirs
 
-from featurechaos.errors import FeatureError, StoreRefused, StoreTimeout, StoreUnavailable
+from featurechaos.errors import StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 
 _REFUSING = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
 
@@ -52,7 +52,7 @@ def error_reply(text: str) -> ErrorReply:
     return ErrorReply(text)
 
 
-ERRORS: Mapping[type[Exception], type[FeatureError]] = {
+ERRORS: Mapping[type[Exception], type[StoreError]] = {
     RefusedReply: StoreRefused,
     ErrorReply: StoreUnavailable,
     BadReply: StoreUnavailable,
@@ -73,25 +73,37 @@ ERRORS: Mapping[type[Exception], type[FeatureError]] = {
 """A driver's exception -> ours, the first match in order; OSError covers sockets, names and TLS."""
 
 
+def ours(error: Exception, where: str) -> StoreError:
+    """One of our errors for a driver's or an adapter's, saying where it happened."""
+    kind = next((mine for wanted, mine in ERRORS.items() if isinstance(error, wanted)), StoreUnavailable)
+    made = kind(f"{where}: {str(error) or type(error).__name__}")
+    made.__cause__ = error
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class DialFailure:
     """Why there is no connection: told to each caller that waited for it, as an exception of its own."""
 
-    kind: type[FeatureError]
+    kind: type[StoreError]
     message: str
     cause: BaseException | None = None
 
     @classmethod
-    def of(cls, error: BaseException, *, source: str, secrets: tuple[str, ...]) -> DialFailure:
+    def of(
+        cls, error: BaseException, *, source: str, secrets: tuple[str, ...], what: str = "no connection"
+    ) -> DialFailure:
         """Judge what ended a dial. A server that does not know AUTH repeats the password: it is left out."""
+        if isinstance(error, StoreError):  # A dial's, of those that this one is made of.
+            return cls(type(error), f"source {source!r}: {what}: {str(error).removeprefix(f'source {source!r}: ')}")
         kind = next((ours for wanted, ours in ERRORS.items() if isinstance(error, wanted)), StoreUnavailable)
         text = told = str(error) or type(error).__name__
         for secret in secrets:
             told = told.replace(secret, "***")
         cause = error.with_traceback(None) if told == text else None
-        return cls(kind, f"source {source!r}: no connection: {told}", cause)
+        return cls(kind, f"source {source!r}: {what}: {told}", cause)
 
-    def error(self) -> FeatureError:
+    def error(self) -> StoreError:
         """A new exception: one that several callers raised would gather the tracebacks of all."""
         error = self.kind(self.message)
         error.__cause__ = self.cause

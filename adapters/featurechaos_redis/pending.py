@@ -7,37 +7,42 @@ import selectors
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from featurechaos.errors import StoreTimeout, translating
 from featurechaos.stores import Answer
 from featurechaos_redis.connections import Link
 from featurechaos_redis.errors import ERRORS, DialFailure, Dropped
 from featurechaos_redis.pool import Pool, settle
-from featurechaos_redis.wire import check_rows
+from featurechaos_redis.wire import Replies, check_rows
+
+Said = TypeVar("Said")
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class PendingRead:
-    """One MGET under way: waiting for a connection, then for room to send, then for the reply.
+class Exchange(Generic[Said]):
+    """One pipeline under way: waiting for a connection, then for room to send, then for the replies.
 
     `fileno()` is readable when `advance` is worth calling. A pooled connection found dead is replaced once.
+    `expect` tells a connection what comes; `finish` makes of the replies what `advance` gives.
     """
 
     def __init__(
         self,
         pool: Pool,
         command: bytes,
-        count: int,
         *,
         source: str,
         until: float,
         now: Callable[[], float],
-        finish: Callable[[list[Any]], list[Answer]],
+        expect: Callable[[Replies], None],
+        finish: Callable[[list[Any]], Said],
+        settle: Callable[[Pool, Link, list[Any]], None] = settle,
     ) -> None:
-        self._pool, self._command, self._count = pool, command, count
-        self._source, self._until, self._now, self._finish = source, until, now, finish
+        self._pool, self._command = pool, command
+        self._source, self._until, self._now = source, until, now
+        self._expect, self._finish, self._settle = expect, finish, settle
         self._link: Link | None = None
         self._bell: _Bell | None = None
         self._room: selectors.BaseSelector | None = None
@@ -58,7 +63,8 @@ class PendingRead:
             raise ValueError(msg)
         return int(self._link.sock.fileno())
 
-    def advance(self) -> list[Answer] | None:
+    def advance(self) -> Said | None:
+        """Take what has come without blocking: the result once all has, else None."""
         with self._guarded():
             answers = self._step()
             if answers is None and self._now() >= self._until:
@@ -83,7 +89,7 @@ class PendingRead:
             self.abandon()
             raise
 
-    def _step(self) -> list[Answer] | None:
+    def _step(self) -> Said | None:
         try:
             return self._receive() if self._met() and self._sent() else None
         except TimeoutError:
@@ -132,7 +138,7 @@ class PendingRead:
     def _adopt(self, link: Link) -> None:
         self._link = link
         link.sock.setblocking(False)
-        link.replies.expect_rows(self._count)
+        self._expect(link.replies)
 
     def _sent(self) -> bool:
         """Whether the whole command has left."""
@@ -152,7 +158,7 @@ class PendingRead:
             self._room = None
         return True
 
-    def _receive(self) -> list[Answer] | None:
+    def _receive(self) -> Said | None:
         link = self._link
         if link is None:
             return None
@@ -167,8 +173,8 @@ class PendingRead:
             replies = link.replies.feed(self._buffer, size)
             if replies is not None:
                 self._link = None
-                settle(self._pool, link, replies)
-                return self._finish(check_rows(replies[0], self._count))
+                self._settle(self._pool, link, replies)
+                return self._finish(replies)
 
     def _hush(self) -> None:
         if self._bell is not None:
@@ -177,6 +183,53 @@ class PendingRead:
         if self._room is not None:
             self._room.close()
             self._room = None
+
+
+class PendingRead(Exchange[list[Answer]]):
+    """One MGET under way; `finish` splits its rows."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        command: bytes,
+        count: int,
+        *,
+        source: str,
+        until: float,
+        now: Callable[[], float],
+        finish: Callable[[list[Any]], list[Answer]],
+    ) -> None:
+        super().__init__(
+            pool,
+            command,
+            source=source,
+            until=until,
+            now=now,
+            expect=lambda replies: replies.expect_rows(count),
+            finish=lambda replies: finish(check_rows(replies[0], count)),
+        )
+
+
+class Nothing:
+    """A read of no rows: over as soon as it is looked at."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._reader, writer = os.pipe()
+        os.close(writer)  # A pipe nobody writes to is ready at once.
+        self._is_open = True
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def advance(self) -> list[Answer]:
+        self.abandon()
+        return [[] for _ in range(self._count)]
+
+    def abandon(self) -> None:
+        if self._is_open:
+            os.close(self._reader)
+            self._is_open = False
 
 
 class _Bell:

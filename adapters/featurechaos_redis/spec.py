@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
 
-_NOT_BUILT = {
-    "layout": ("packed", ("feast", "hash", "json")),
-    "mode": ("standalone", ("cluster", "sentinel")),
-}
+_NOT_BUILT = {"layout": ("packed", ("feast", "hash", "json")), "mode": ("standalone", ("sentinel",))}
 _SET_ELSEWHERE = {
     "host": "url",
     "port": "url",
@@ -37,14 +34,14 @@ _SECRET_WORDS = ("password", "credential", "secret", "token")
 
 
 class RedisSpec(BaseModel):
-    """One redis or valkey server; `options` go to redis-py's connection class as they are."""
+    """A redis or valkey server, or several that make one source; `options` go to redis-py's connections as they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     type: Literal["redis"] = "redis"
+    mode: Literal["standalone", "cluster"] = "standalone"
     url: SecretStr
     layout: Literal["packed"] = "packed"
-    mode: Literal["standalone"] = "standalone"
     role: Literal["primary", "replica"] | None = None
     timeout_s: float = Field(0.015, gt=0, allow_inf_nan=False)
     connect_timeout_s: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -63,8 +60,8 @@ class RedisSpec(BaseModel):
 
     @field_validator("url")
     @classmethod
-    def _check_url(cls, url: SecretStr) -> SecretStr:
-        Address.parse(url.get_secret_value())
+    def _check_url(cls, url: SecretStr, info: Any) -> SecretStr:
+        _check_addresses(Address.parse_all(url.get_secret_value()), info.data.get("mode", "standalone"))
         return url
 
     @field_validator("options")
@@ -89,12 +86,24 @@ class RedisSpec(BaseModel):
 
     @property
     def address(self) -> Address:
-        return Address.parse(self.url.get_secret_value())
+        """Where the server is; of several, the first."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Every address of the url."""
+        return Address.parse_all(self.url.get_secret_value())
+
+    def at(self, host: str, port: int) -> RedisSpec:
+        """The same source with one server, at this address."""
+        one = replace(self.address, host=host, port=port)
+        return self.model_copy(update={"mode": "standalone", "url": SecretStr(one.url)})
 
     @property
     def redacted(self) -> str:
         """The url with `***` for the password: fit for messages."""
-        return self.address.redacted
+        first, *others = self.addresses
+        return ",".join([first.redacted, *(other.where for other in others)])
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -114,6 +123,16 @@ class Address:
     db: int
     username: str | None
     password: str | None
+
+    @classmethod
+    def parse_all(cls, url: str) -> list[Address]:
+        """Read `redis://user:password@host:port,host:port/0`; errors as `parse`."""
+        scheme, mark, rest = url.partition("://")
+        network, slash, path = rest.partition("/")
+        user, at, hosts = network.rpartition("@")
+        if not mark or "," not in hosts:
+            return [cls.parse(url)]
+        return [cls.parse(f"{scheme}://{user}{at}{host}{slash}{path}") for host in hosts.split(",")]
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -150,11 +169,22 @@ class Address:
     def redacted(self) -> str:
         who = self.username or ""
         who += ":***" if self.password else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         at = f"{who}@" if who else ""
         if self.scheme == "unix":
             return f"unix://{at}{self.path}" + (f"?db={self.db}" if self.db else "")
-        return f"{self.scheme}://{at}{host}:{self.port}/{self.db}"
+        return f"{self.scheme}://{at}{self.where}/{self.db}"
+
+    @property
+    def where(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole of it, password and all; of a server on the network."""
+        who = quote(self.username or "", safe="")
+        who += f":{quote(self.password, safe='')}" if self.password else ""
+        return f"{self.scheme}://{who}{'@' if who else ''}{self.where}/{self.db}"
 
     @property
     def driver_options(self) -> Mapping[str, Any]:
@@ -164,6 +194,22 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.redacted})"
+
+
+def _check_addresses(addresses: list[Address], mode: str) -> None:
+    """A ValueError for what a mode can't be reached by."""
+    first = addresses[0]
+    if mode == "standalone":
+        if len(addresses) > 1:
+            msg = f"mode standalone wants one host in its url, got {len(addresses)}: several are for mode cluster"
+            raise ValueError(msg)
+        return
+    if first.scheme == "unix":
+        msg = f"mode {mode} wants hosts in its url, as in redis://host:6379,host:6380, got a unix socket"
+        raise ValueError(msg)
+    if mode == "cluster" and first.db:
+        msg = f"a cluster has database 0 only, got {first.db}"
+        raise ValueError(msg)
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:

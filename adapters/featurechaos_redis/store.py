@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -13,10 +12,12 @@ from featurechaos.errors import SpecError, translating
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
 from featurechaos_redis import talks
+from featurechaos_redis.acluster import AsyncClusterReplica, AsyncClusterStore
 from featurechaos_redis.astore import AsyncRedisReplica, AsyncRedisStore, refuse_history
+from featurechaos_redis.cluster import ClusterReplica, ClusterStore
 from featurechaos_redis.connections import linker
 from featurechaos_redis.errors import ERRORS, NotAsked
-from featurechaos_redis.pending import PendingRead
+from featurechaos_redis.pending import Nothing, PendingRead
 from featurechaos_redis.pool import Pool, settle
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Encoder, check_rows, split
@@ -52,11 +53,17 @@ class RedisStore:
         )
 
     @classmethod
-    def open(cls, spec: Any, place: Place) -> RedisStore:
+    def open(cls, spec: Any, place: Place) -> Any:
+        """The store of a source: this one, or as its mode and role have it."""
+        if spec.mode == "cluster":
+            return (ClusterReplica if spec.role == "replica" else ClusterStore)(spec, place)
         return (RedisReplica if spec.role == "replica" else cls)(spec, place)
 
     @classmethod
-    def aopen(cls, spec: Any, place: Place) -> AsyncRedisStore:
+    def aopen(cls, spec: Any, place: Place) -> Any:
+        """Its async form."""
+        if spec.mode == "cluster":
+            return (AsyncClusterReplica if spec.role == "replica" else AsyncClusterStore)(spec, place)
         return (AsyncRedisReplica if spec.role == "replica" else AsyncRedisStore)(spec, place)
 
     def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
@@ -75,7 +82,7 @@ class RedisStore:
         """A read that can be advanced and abandoned, for several on one thread."""
         command, count = self._encoder.mget(asks)
         if not count:
-            return _Nothing(len(asks))
+            return Nothing(len(asks))
         return PendingRead(
             self._pool,
             command,
@@ -178,25 +185,3 @@ class RedisReplica(RedisStore):
     """A redis source that only reads."""
 
     writable: ClassVar[bool] = False
-
-
-class _Nothing:
-    """A read of no rows: over as soon as it is looked at."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._reader, writer = os.pipe()
-        os.close(writer)  # A pipe nobody writes to is ready at once.
-        self._is_open = True
-
-    def fileno(self) -> int:
-        return self._reader
-
-    def advance(self) -> list[Answer]:
-        self.abandon()
-        return [[] for _ in range(self._count)]
-
-    def abandon(self) -> None:
-        if self._is_open:
-            os.close(self._reader)
-            self._is_open = False

@@ -75,7 +75,7 @@ def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Talk[WriteCou
     head, ids, blobs = ask.view.head, ask.keys.ids, batch.blobs
     # With every batch: a server that lost its data has lost this too.
     layout = command(b"SET", layout_key(ask.view.project, ask.layout.hash), ask.layout.describe(), b"NX")
-    keep = b"%d" % (0 if expire_s is None else max(1, round(expire_s * 1000)))
+    keep = keep_ms(expire_s)
     calls: list[Call] = [
         ([head + id_ + b"}" for id_ in ids[part]], [keep, *blobs[part]]) for part in chunks(len(ids), _ROWS_A_CALL)
     ]
@@ -83,6 +83,11 @@ def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Talk[WriteCou
     newest = b"%d" % int(batch.event_time.max())
     yield from call(RAISE_WATERMARK, [([watermark_key(ask.view)], [newest, b"%d" % now_us])])
     return WriteCounts(written=len(ids) - older, older=older)
+
+
+def keep_ms(expire_s: float | None) -> bytes:
+    """How long rows are kept, as the script takes it; 0: for ever."""
+    return b"%d" % (0 if expire_s is None else max(1, round(expire_s * 1000)))
 
 
 def layouts(project: str, hashes: Sequence[int]) -> Talk[dict[int, bytes]]:
@@ -97,6 +102,11 @@ def layouts(project: str, hashes: Sequence[int]) -> Talk[dict[int, bytes]]:
 def watermark(view: View) -> Talk[tuple[int, int] | None]:
     """How far a view is written: newest event time and when it was written, int64 us; None if never."""
     (reply,) = yield from say([command(b"GET", watermark_key(view))])
+    return watermark_of(view, reply)
+
+
+def watermark_of(view: View, reply: Any) -> tuple[int, int] | None:
+    """A stored watermark, read."""
     if reply is None:
         return None
     try:
@@ -116,19 +126,28 @@ def ping() -> Talk[None]:
 
 def scan(view: View, cursor: bytes, count: int) -> Talk[tuple[bytes, list[bytes], list[bytes | None]]]:
     """One step of a walk over every stored row of a view: the next cursor, ids, and their blobs."""
-    pattern = glob_escaped(view.head) + b"*"
-    (reply,) = yield from say([command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)])
-    try:
-        (following, keys) = reply
-        keys = [key for key in keys if key.endswith(b"}")]
-    except (TypeError, ValueError, AttributeError):
-        msg = "SCAN wants a cursor and keys, got another reply"
-        raise BadReply(msg) from None
+    (reply,) = yield from say([scan_command(view, cursor, count)])
+    following, keys = scanned(reply)
     if not keys:
         return following, [], []
     (rows,) = yield from say([command(b"MGET", *keys)])
     size = len(view.head)
     return following, [key[size:-1] for key in keys], check_rows(rows, len(keys))
+
+
+def scan_command(view: View, cursor: bytes, count: int) -> bytes:
+    pattern = glob_escaped(view.head) + b"*"
+    return command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
+
+
+def scanned(reply: Any) -> tuple[bytes, list[bytes]]:
+    """What SCAN answered: the next cursor, and keys of rows."""
+    try:
+        (following, keys) = reply
+        return following, [key for key in keys if key.endswith(b"}")]
+    except (TypeError, ValueError, AttributeError):
+        msg = "SCAN wants a cursor and keys, got another reply"
+        raise BadReply(msg) from None
 
 
 def layout_key(project: str, schema_hash: int) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from featurechaos.codec import Layout, encode_tombstones
 from featurechaos.errors import RequestError, StoreRefused
-from featurechaos.stores import Answer, Ask, Batch, Block, Columns, Place, Refreshed, WriteCounts
+from featurechaos.stores import Answer, Ask, Batch, Block, Columns, Partial, Place, Refreshed, WriteCounts
 from featurechaos_s3.bucket import Address, Bucket
 from featurechaos_s3.buried import Buried, to_json
 from featurechaos_s3.manifest import home, instant
@@ -250,7 +250,7 @@ def _hidden(answer: Answer, ask: Ask, buried: Buried) -> Answer:
 
 
 def _blobs(answer: Answer) -> list[bytes | None]:
-    assert not isinstance(answer, Columns), "a replica answers with rows"
+    assert not isinstance(answer, Columns | Partial), "a replica answers with rows, and with all of them"
     if not isinstance(answer, Block):
         return list(answer)
     pairs = zip(answer.words, answer.found.tolist(), strict=True)

@@ -7,10 +7,11 @@ in which no more fail than half of what opens it), *ramping* (a share that grows
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from random import Random
+from typing import Any
 
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note
@@ -21,6 +22,7 @@ from featurechaos.readings import Reading, Request
 _BUCKETS = 10
 _IN_A_ROW = 3
 _PROBE_MOST_S = 5.0
+_FAIR_SHARE = 0.9
 
 
 class State(IntEnum):
@@ -175,19 +177,20 @@ class Breaker:
         permit = gate.admit(begun)
         if permit is None:
             raise self._denied(source)
-        begun_as_probe = permit.is_probe
+        begun_as_probe, is_partial = permit.is_probe, False
         succeeded: bool | None = None
         changed: State | None = None
         try:
             if begun_as_probe:  # Within the `try`: left here, too, a probe gives its place back.
                 yield from note("breaker.probed", source)
             reading = yield from inner(request)
-            succeeded = True
+            succeeded, is_partial = True, reading.is_partial
         except NoTime:
             raise
         except StoreError as error:
-            fair = self._clock.monotonic() - begun >= 0.9 * self._timeouts[source]
-            succeeded = None if isinstance(error, StoreTimeout) and not fair else False
+            fair = self._clock.monotonic() - begun >= _FAIR_SHARE * self._timeouts[source]
+            # What a shard's own gate has counted must not shut out the other shards.
+            succeeded = None if error.shard or (isinstance(error, StoreTimeout) and not fair) else False
             changed = self._settle(gate, permit, begun, succeeded=succeeded)
             permit = None
             if changed is not None:
@@ -196,7 +199,9 @@ class Breaker:
             raise
         finally:
             if permit is not None:
-                changed = self._settle(gate, permit, begun, succeeded=succeeded)
+                # Waiting for one shard does not make the source slow.
+                since = self._clock.monotonic() if is_partial else begun
+                changed = self._settle(gate, permit, since, succeeded=succeeded)
         if changed is State.OPEN:
             yield from note(_TOLD[changed], source, reason="most calls are slow or fail", again=begun_as_probe)
         elif changed is not None:
@@ -213,6 +218,85 @@ class Breaker:
         return gate.settle(permit, now, succeeded=succeeded, seconds=now - begun)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One call of a shard."""
+
+    name: str
+    gate: Gate
+    permit: Permit
+    begun: float
+
+
+class ShardGates(Locked):
+    """A gate for each shard of one source, told as `source/shard`; a store of several servers asks it.
+
+    Bounded by what `keep` is told. `tell` hears notes; `watch` each gate by its name, and None once it is forgotten.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        clock: Clock,
+        limits: Limits,
+        *,
+        timeout_s: float,
+        rng: Random,
+        tell: Callable[[str, str, Mapping[str, Any]], None],
+        watch: Callable[[str, Gate | None], None],
+    ) -> None:
+        super().__init__()
+        self._source, self._clock, self._limits, self._timeout_s = source, clock, limits, timeout_s
+        self._rng, self._tell, self._watch = rng, tell, watch
+        self.gates: dict[str, Gate] = {}
+
+    def admit(self, shard: str) -> _Asked | None:
+        """The right to ask a shard once, or None while it is not to be asked; each is settled."""
+        now, name = self._clock.monotonic(), f"{self._source}/{shard}"
+        gate = self.gates.get(name) or self._made(name, now)
+        permit = gate.admit(now)
+        if permit is None:
+            return None
+        if permit.is_probe:
+            self._tell("breaker.probed", name, {})
+        return _Asked(name, gate, permit, now)
+
+    def settle(self, asked: _Asked, *, error: StoreError | None = None, is_left: bool = False) -> None:
+        """Count what came of it; a call that was left counts for nothing, and so does a timeout before its time."""
+        now = self._clock.monotonic()
+        seconds = now - asked.begun
+        is_hurried = isinstance(error, StoreTimeout) and seconds < _FAIR_SHARE * self._timeout_s
+        succeeded = None if is_left or is_hurried else error is None
+        changed = asked.gate.settle(asked.permit, now, succeeded=succeeded, seconds=seconds)
+        if changed is not None:
+            reason = str(error) if error is not None else _WHY[changed]
+            self._tell(_TOLD[changed], asked.name, {"reason": reason, "again": asked.permit.is_probe})
+
+    def keep(self, shards: Sequence[str]) -> None:
+        """Forget every shard but these."""
+        names = {f"{self._source}/{shard}" for shard in shards}
+        with self._lock:
+            gone = [name for name in self.gates if name not in names]
+            for name in gone:
+                del self.gates[name]
+        for name in gone:
+            self._watch(name, None)
+
+    def _made(self, name: str, now: float) -> Gate:
+        with self._lock:
+            gate = self.gates.get(name)
+            if gate is None:
+                gate = self.gates[name] = Gate(self._limits, rng=self._rng, now=now)
+                self._watch(name, gate)
+            return gate
+
+
+_WHY = {
+    State.OPEN: "most calls are slow or fail",
+    State.PROBING: "",
+    State.RAMPING: "probes answered",
+    State.CLOSED: "probes answered",
+}
 _TOLD = {
     State.OPEN: "breaker.opened",
     State.PROBING: "breaker.probed",

@@ -13,7 +13,7 @@ LEAST_S = 0.001
 """An attempt with less time than this is not worth its round trip."""
 
 Meter = Callable[[str, str, float], None]
-"""Hears each attempt: source, outcome (ok, timeout, refused, error, injected, cancelled), seconds."""
+"""Hears each attempt: source, outcome (ok, partial, timeout, refused, error, injected, cancelled), seconds."""
 
 
 class Deadline:
@@ -45,7 +45,7 @@ class Attempt:
         outcome = "cancelled"
         try:
             reading = yield from inner(request.to(request.source, until))
-            outcome = "ok"
+            outcome = "partial" if reading.is_partial else "ok"
             return reading
         except StoreError as error:
             outcome = outcome_of(error)

@@ -182,7 +182,8 @@ class Empty:
     def _weighed(self, request: Request, reading: Reading, watch: Watch) -> Plan[Reading]:
         """The reading, or what is to be believed of it."""
         lacking = [part.rows.verdicts == Verdict.MISSING for part in reading.parts]
-        missing, total, lacked = sum(int(each.sum()) for each in lacking), sum(map(len, lacking)), 0
+        missing, lacked = sum(int(each.sum()) for each in lacking), 0
+        total = sum(int((part.rows.verdicts != Verdict.UNANSWERED).sum()) for part in reading.parts)
         if not self._is_picked(request):
             for position in watch.worth_a_look([int(each.sum()) for each in lacking], self._clock.monotonic()):
                 lacked += yield from self._contradicted(request, position, np.flatnonzero(lacking[position]))

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from featurechaos.effects import Next, Plan, note, together
-from featurechaos.errors import (
-    BreakerOpen,
-    NoTime,
-    StoreEmpty,
-    StoreError,
-    StoreTimeout,
-)
+from featurechaos.errors import StoreError
 from featurechaos.model import Cause
-from featurechaos.readings import Part, Reading, Request, Walk
+from featurechaos.readings import Part, Reading, Request, Walk, cause_of
 
 
 class Failover:
@@ -113,16 +107,3 @@ def _heard(request: Request, walks: Sequence[Walk | None], source: str, parts: S
         if len(numbers):
             moved = {Cause(int(number)): int(count) for number, count in zip(numbers, counts, strict=True)}
             yield from note("rows.moved", source, view=ask.view.name, causes=moved, injected=part.injected)
-
-
-def cause_of(error: StoreError) -> Cause:
-    """How a source's failure is told in a row's provenance."""
-    if isinstance(error, StoreTimeout):
-        return Cause.TIMEOUT
-    if isinstance(error, BreakerOpen):
-        return Cause.BREAKER_OPEN
-    if isinstance(error, NoTime):
-        return Cause.NO_TIME
-    if isinstance(error, StoreEmpty):
-        return Cause.EMPTY
-    return Cause.REFUSED

@@ -10,7 +10,7 @@ from featurechaos.codec import Layout, Rows
 from featurechaos.effects import Plan, describe, note, read
 from featurechaos.errors import StoreError
 from featurechaos.model import Origin
-from featurechaos.readings import Part, Reading, Request, judge, rows_of
+from featurechaos.readings import Part, Reading, Request, causes_of, judge, rows_of
 from featurechaos.stores import Answer
 
 _ASK_AGAIN_S = 10.0
@@ -38,9 +38,9 @@ class Fetch:
             decoded = self._decoded(request, answers)
         origin = int(self._roles[request.source])
         parts = []
-        for (rows, _), rules in zip(decoded, request.rules, strict=True):
+        for answer, (rows, _), rules in zip(answers, decoded, request.rules, strict=True):
             judge(rows, rules, request.wall_us)
-            parts.append(Part(rows, origin=origin))
+            parts.append(Part(rows, origin=origin, cause=causes_of(answer, len(rows))))
         return Reading(parts)
 
     def _decoded(self, request: Request, answers: list[Answer]) -> list[tuple[Rows, frozenset[int]]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 from random import Random
 
+import numpy as np
 from tenacity import DoAttempt, DoSleep, RetryCallState, Retrying
 
 from featurechaos.clock import Clock
 from featurechaos.effects import Next, Plan, note, sleep
-from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreUnavailable
+from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, StoreUnavailable
 from featurechaos.locks import Locked
-from featurechaos.readings import Reading, Request
+from featurechaos.model import Cause
+from featurechaos.readings import Flags, Part, Reading, Request, spread
 
 
 class Budget(Locked):
@@ -49,6 +51,13 @@ class Budget(Locked):
             return True
 
 
+def _may_pass(part: Part) -> Flags:
+    """Rows that nobody answered for, and not for want of asking."""
+    return np.asarray(
+        (spread(part.cause, len(part)) == Cause.TIMEOUT) | (spread(part.cause, len(part)) == Cause.REFUSED)
+    )
+
+
 class Retry:
     """Ask the same source again after a failure that may pass.
 
@@ -63,17 +72,40 @@ class Retry:
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         was_asked = True
         try:
-            return (yield from inner(request))
+            reading = yield from inner(request)
         except (BreakerOpen, NoTime, StoreEmpty):
             was_asked = False
             raise
         except StoreUnavailable as error:
             state, first = self._judged(request), error
             state.set_exception(sys.exc_info())  # type: ignore[arg-type]
+        else:
+            return (yield from self._rest(request, inner, reading)) if reading.is_partial else reading
         finally:
             if was_asked:
                 self.budget.earn()
         return (yield from self._again(request, inner, state, first))
+
+    def _rest(self, request: Request, inner: Next, reading: Reading) -> Plan[Reading]:
+        """Ask again for the rows of shards that did not answer, as for a whole source; the others are kept."""
+        for attempt in range(1, self._attempts):
+            wants = {i: rows for i, part in enumerate(reading.parts) if len(rows := np.flatnonzero(_may_pass(part)))}
+            wait_s = self._wait_first_s * 2 ** (attempt - 1) * self._rng.random()
+            if not wants or self._clock.monotonic() + wait_s >= request.until:
+                break
+            if not self.budget.take():
+                yield from note("retry.denied", request.source)
+                break
+            yield from note("retry.scheduled", request.source, attempt=attempt, wait_s=wait_s)
+            yield from sleep(wait_s)
+            asks, rules = [request.asks[i].only(rows) for i, rows in wants.items()], [request.rules[i] for i in wants]
+            try:
+                more = yield from inner(request.of(asks, rules))
+            except StoreError:
+                continue
+            for (i, rows), part in zip(wants.items(), more.parts, strict=True):
+                reading.parts[i].fill(rows, part)
+        return reading
 
     def _judged(self, request: Request) -> RetryCallState:
         """A tenacity state for the attempt that has just failed; waits and stops are ours, time is the clock's."""

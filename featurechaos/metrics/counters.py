@@ -64,6 +64,10 @@ class Gauges:
             )
         self._asked[name, tuple(labels[label] for label in metric.labels)] = fn
 
+    def drop(self, name: str, labels: Mapping[str, str]) -> None:
+        """Say this gauge no longer."""
+        self._asked.pop((name, tuple(labels[label] for label in NAMES[PREFIX + name].labels)), None)
+
     def read(self) -> dict[str, dict[Labels, float]]:
         """Every gauge that has a value now, by name and labels."""
         found: dict[str, dict[Labels, float]] = {}

@@ -176,7 +176,7 @@ def opened(kit: Kit) -> Iterator[Callable[..., RedisStore]]:
     with ExitStack() as stack:
 
         def make(url: str, **settings: Any) -> RedisStore:
-            made = RedisStore.open(spec(url, **settings), kit.place)
+            made: RedisStore = RedisStore.open(spec(url, **settings), kit.place)
             stack.callback(made.close)
             return made
 

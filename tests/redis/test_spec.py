@@ -53,7 +53,10 @@ def test_url_is_read(url: str, wanted: tuple[Any, ...]) -> None:
         ({"layout": "hash"}, "layout 'hash' is not built yet; use 'packed'"),
         ({"layout": "json"}, "layout 'json' is not built yet; use 'packed'"),
         ({"layout": "other"}, "'packed'"),
-        ({"mode": "cluster"}, "mode 'cluster' is not built yet; use 'standalone'"),
+        ({"url": "redis://a,b"}, "mode standalone wants one host in its url, got 2"),
+        ({"mode": "cluster", "url": "unix:///run/v.sock"}, "mode cluster wants hosts in its url"),
+        ({"mode": "cluster", "url": "redis://a/1"}, "a cluster has database 0 only, got 1"),
+        ({"mode": "cluster", "url": "redis://a,b:x"}, "its host or port is malformed"),
         ({"mode": "sentinel"}, "mode 'sentinel' is not built yet; use 'standalone'"),
         ({"url": "http://host"}, "wants to begin with redis://, rediss:// or unix://, got http://"),
         ({"url": "127.0.0.1:6379"}, "wants to begin with redis://"),
@@ -98,6 +101,35 @@ def test_bad_url_is_refused_without_repeating_it(url: str) -> None:
 
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://a:1,b:2,c", [("a", 1), ("b", 2), ("c", 6379)]),
+        ("redis://u:p@a:1,b:2/0", [("a", 1), ("b", 2)]),
+        ("rediss://:p%2C%40@[::1]:1,b:2/", [("::1", 1), ("b", 2)]),
+    ],
+)
+def test_url_of_several_hosts_is_read(url: str, wanted: list[tuple[str, int]]) -> None:
+    made = spec(url=url, mode="cluster")
+
+    assert [(each.host, each.port) for each in made.addresses] == wanted
+    assert len({(each.scheme, each.username, each.password) for each in made.addresses}) == 1
+    one = made.at("::2", 7)
+    assert (one.mode, one.address.host, one.address.port) == ("standalone", "::2", 7)
+    assert (one.address.password, one.address.username) == (made.address.password, made.address.username)
+
+
+def test_password_of_several_hosts_is_in_no_text() -> None:
+    made = spec(url=f"redis://me:{SECRET}@a:1,b:2", mode="cluster")
+
+    assert made.redacted == "redis://me:***@a:1/0,b:2"
+    assert SECRET not in repr(made) + str(made) + made.model_dump_json() + repr(made.addresses)
+    assert set(made.secrets) == {SECRET}
+    with pytest.raises(ValidationError) as caught:
+        spec(url=f"redis://me:{SECRET}@a:1,b:{SECRET}", mode="cluster")
+    assert SECRET not in str(caught.value)
 
 
 def test_secrets_are_in_no_text_of_a_spec() -> None:
