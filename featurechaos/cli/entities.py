@@ -27,21 +27,21 @@ def entity_columns(pairs: Sequence[str]) -> dict[str, Any]:
     return {key: values[0] if len(values) == 1 else values for key, values in columns.items()}
 
 
-def rows_from(path: str) -> Any:
-    """Entity rows from a JSON file, or from stdin where the path is `-`."""
+def rows_from(path: str, option: str = "--rows") -> Any:
+    """Entity rows from a JSON file, or from stdin where the path is `-`; `option` is what named it."""
     name = "stdin" if path == "-" else path
     try:
         content = sys.stdin.buffer.read(MOST_BYTES) if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        msg = f"--rows: {path!r} cannot be read: {error.strerror or error}"
+        msg = f"{option}: {path!r} cannot be read: {error.strerror or error}"
         raise RequestError(msg) from None
     try:
         rows = json.loads(content)
     except ValueError as error:
-        msg = f"--rows: {name} is not JSON: {error}"
+        msg = f"{option}: {name} is not JSON: {error}"
         raise RequestError(msg) from None
     if not isinstance(rows, (list, dict)) or (isinstance(rows, list) and not all(isinstance(r, dict) for r in rows)):
-        msg = f'--rows: {name} wants a list of entity rows such as [{{"tailnum": "N14228"}}]'
+        msg = f'{option}: {name} wants a list of entity rows such as [{{"tailnum": "N14228"}}]'
         raise RequestError(msg)
     return rows
 

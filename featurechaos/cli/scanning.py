@@ -67,9 +67,14 @@ def scan(
     return counts
 
 
+def can_be_scanned(store: Any) -> bool:
+    """Whether a store can say which rows it holds."""
+    return callable(getattr(store, "rows", None))
+
+
 def refuse_unscannable(store: Any, source: str) -> None:
     """RequestError for a store that cannot be walked."""
-    if not hasattr(store, "rows"):
+    if not can_be_scanned(store):
         msg = f"--from: source {source!r} cannot be scanned; wanted one of type redis"
         raise RequestError(msg)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyarrow import csv
 
 from featurechaos.errors import RequestError
-from featurechaos.model import DType, View
+from featurechaos.model import DType, JoinKey, View
 
 _SCALARS: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -52,6 +54,24 @@ def table_of(file: str, view: View) -> Any:
         return _csv(path, view)
     msg = f"{file!r} wants to end in .parquet or .csv"
     raise RequestError(msg)
+
+
+def key_table(path: Path, keys: Iterable[JoinKey]) -> pa.Table:
+    """The join keys of a Parquet or CSV file, CSV with the keys' types; RequestError if it is neither."""
+    types = {key.column: arrow_type(key.dtype) for key in keys}
+    try:
+        if path.suffix.lower() != ".csv":
+            found = [name for name in pq.read_schema(path).names if name in types]
+            return pq.read_table(path, columns=found)
+        kept = {name: kind for name, kind in types.items() if not pa.types.is_timestamp(kind)}
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=kept))
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be read: {error.strerror or error}"
+        raise RequestError(msg) from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        msg = f"{path.name} is not a table of entities: {error}"
+        raise RequestError(msg) from None
+    return table.select([name for name in table.column_names if name in types])
 
 
 def _csv(path: Path, view: View) -> pa.Table:

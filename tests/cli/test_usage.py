@@ -19,6 +19,7 @@ from tests.cli.conftest import Run, start
 COMMANDS = [
     "get",
     "explain",
+    "bench",
     "demo",
     "config show",
     "config schema",

@@ -1,0 +1,85 @@
+"""The page of a bench: it fetches nothing, shows its pictures in both sizes, and says what the verdict says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from featurechaos.bench.cold import Cold
+from featurechaos.bench.figures import Figures
+from featurechaos.bench.report import clear, write_report
+from featurechaos.bench.verdict import judge
+from tests.bench.stories import Story
+from tests.drills.test_report import Page
+
+COLD = {
+    "before": Cold(first_s=0.8, good_s=0.8, good_origins={"PRIMARY": 1}, has_local=True, whole_s=1.5),
+    "during": Cold(first_s=0.8, first_origins={"DEFAULT": 1}, looked_s=30.0, has_local=True),
+}
+
+
+def written(story: Story, folder: Path) -> str:
+    figures = Figures.of(story.record())
+    return write_report(figures, judge(figures), folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story(cold=COLD, opened_s=2.0),
+        Story(is_broken=False),
+        Story(failed=4, late=9),
+        Story(rate_per_s=1, back_s=None),
+        Story(reason="", states=("armed", "applied")),
+    ],
+)
+def test_nothing_is_fetched_and_every_tag_is_closed(story: Story, tmp_path: Path) -> None:
+    text = written(story, tmp_path)
+
+    page = Page(text)
+
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert not re.findall(r"url\(|@import|javascript:|<script|<link|<iframe|<img", text)
+    assert not re.findall(r"\bnan\b|\binf\b", text)
+    kinds = [str(attrs["class"]) for attrs in page.named("svg")]
+    assert sorted(kinds) == ["plot narrow"] * 3 + ["plot wide"] * 3
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in page.named("svg"))
+
+
+def test_it_answers_what_users_feel(tmp_path: Path) -> None:
+    text = unescape(written(Story(cold=COLD, opened_s=2.0), tmp_path))
+
+    assert "<h1>What users feel while primary is frozen</h1>" in text
+    assert "99 % of rows came from a snapshot 3 h old and 1 % from defaults" in text
+    assert text.count(">deadline 50 ms<") == 4, "a line in both plots of latency, in both sizes"
+    assert text.count(">breaker opens, +2 s<") == 2
+    assert text.count("PRIMARY again, +3") == 2
+    assert text.count('class="fault"') == 2
+    assert "not within 30 s" in text
+
+
+def test_dots_are_of_their_origin_and_none_is_left_out_that_could_be_seen(tmp_path: Path) -> None:
+    text = written(Story(late=1), tmp_path)
+
+    wide = text.partition('class="plot narrow"')[0]
+    found = {name: path for path, name in re.findall(r'<path d="([^"]*)" class="many o-(\w+)">', wide)}
+
+    assert set(found) == {"PRIMARY", "SNAPSHOT"}
+    heights = [float(y) for _, y in re.findall(r"M([\d.]+) ([\d.]+)h0", found["SNAPSHOT"])]
+    assert len([y for y in heights if y < min(heights) + 20]) == 1, "the one late answer stands alone, above the rest"
+
+
+def test_the_numbers_are_beside_the_page_and_an_old_report_goes(tmp_path: Path) -> None:
+    written(Story(), tmp_path)
+    (tmp_path / "history.jsonl").touch()
+
+    told = json.loads((tmp_path / "bench.json").read_text())
+    assert (told["outcome"], told["exit_code"], told["phases"]["during"]["requests"]) == ("held", 0, 500)
+    assert told["said"][1].startswith("While primary was frozen: 99 of 100 answers within 12 ms")
+
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,161 @@
+"""A bench played on memory sources: one load before, during and after, and everything undone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurechaos import FeatureClient
+from featurechaos.bench.breaks import breaks_of
+from featurechaos.bench.cold import started_cold
+from featurechaos.bench.figures import Figures
+from featurechaos.bench.play import Setup, WholeReads, play
+from featurechaos.bench.pool import Pool
+from featurechaos.bench.verdict import judge
+from featurechaos.config import Settings, load
+from featurechaos.drills.history import Start
+from featurechaos.errors import FeatureError
+from tests.bench.test_given import state
+
+CONFIG: dict[str, Any] = {
+    "project": "shop",
+    "sources": {"primary": {"type": "memory"}},
+    "views": [
+        {"name": "user", "join_keys": {"id": "int64"}, "features": {"score": {"dtype": "float32", "default": 0.5}}}
+    ],
+    "policy": {"last_known": None, "breaker": None},
+    "chaos": {"enabled": True, "max_share": 0.01},
+}
+POOL = Pool(({"id": list(range(500))},), "500 of a test")
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load(CONFIG, environ={"FEATURECHAOS_CHAOS": "armed"})
+
+
+def setup(settings: Settings, **changes: Any) -> Setup:
+    wanted: dict[str, Any] = {"features": ["user:score"], "views": ["user"], "pool": POOL, "rate_per_s": 250.0}
+    return Setup(settings, **(wanted | {"batch": 5, "for_s": 0.5, "seed": 7} | changes))
+
+
+@pytest.mark.slow
+def test_an_injected_outage_hits_every_read_of_the_bench_and_is_over_at_its_end(
+    settings: Settings, tmp_path: Path
+) -> None:
+    breaks = breaks_of(settings, ["outage:primary"], [], signal="stop", for_s=0.5)
+
+    figures = Figures.of(play(setup(settings, breaks=breaks), tmp_path / "history.jsonl"))
+
+    before, during, after = (figures.phases[name] for name in ("before", "during", "after"))
+    assert before.origins.keys() == {"PRIMARY"}
+    # What was under way when it began belongs to it, and may have been answered by then.
+    assert during.origins["DEFAULT"].share > 0.95
+    assert after.origins["PRIMARY"].share > 0.95
+    assert figures.applied is not None and figures.applied > 50, "chaos.max_share bounds no process that serves nobody"
+    assert figures.recovery is not None and figures.recovery.after_s is not None
+    verdict = judge(figures)
+    assert verdict.exit_code == 1
+    assert "of rows were without a stored value" in verdict.sentence
+
+
+@pytest.mark.slow
+def test_nothing_broken_is_one_phase(settings: Settings, tmp_path: Path) -> None:
+    figures = Figures.of(play(setup(settings, for_s=1.0), tmp_path / "history.jsonl"))
+
+    assert list(figures.phases) == ["warm"]
+    assert figures.phases["warm"].requests > 100
+    assert figures.phases["warm"].rows == 5 * figures.phases["warm"].requests
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(120)"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc")
+def test_the_wrong_process_is_let_go_and_told(
+    settings: Settings, victim: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    breaks = breaks_of(settings, [], [f"primary={victim.pid}"], signal="stop", for_s=0.5)
+    seen = []
+
+    def say(line: str) -> None:
+        seen.append((line, state(victim.pid)))
+
+    verdict = judge(Figures.of(play(setup(settings, breaks=breaks), tmp_path / "history.jsonl", say=say)))
+
+    assert [each for each in seen if each[1] == "T"] == [], "it is told before it is done, and after it is undone"
+    assert state(victim.pid) != "T"
+    assert verdict.exit_code == 6
+    assert "Source 'primary' went on serving 100 % of rows: is that its server? (SIGSTOP to process" in verdict.sentence
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc")
+def test_what_cannot_begin_leaves_nothing_stopped(
+    settings: Settings, victim: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    breaks = breaks_of(settings, [], [f"primary={victim.pid}"], signal="stop", for_s=0.5)
+    assert breaks[0].process is not None
+    breaks[0].process.freeze()
+
+    with pytest.raises(FeatureError):
+        play(setup(settings, breaks=breaks, features=["user:none"]), tmp_path / "history.jsonl")
+
+    assert state(victim.pid) != "T"
+
+
+def test_a_read_is_timed_with_every_value_in_hand(settings: Settings) -> None:
+    with WholeReads(settings) as client:
+        response = client.get_online_features(["user:score"], {"id": [1]})
+
+    assert response.columns._made.keys() == {"user:score", "user__score"}  # type: ignore[attr-defined]
+    with FeatureClient(settings) as plain:
+        assert not plain.get_online_features(["user:score"], {"id": [1]}).columns._made  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_process_really_starts_and_tells_how_it_fares(settings: Settings) -> None:
+    armed = {"batch": 5, "seed": 7, "may_lose": 0.01, "most_s": 1.0}
+
+    well = started_cold(settings, ["user:score"], ["user"], POOL, **armed)  # type: ignore[arg-type]
+
+    assert well.why == ""
+    assert well.made_s is not None and well.first_s is not None
+    assert 0 < well.made_s <= well.first_s == well.good_s
+    assert well.good_origins == {"PRIMARY": 5}
+    assert not well.has_local
+
+
+@pytest.mark.slow
+def test_a_process_that_starts_while_it_is_broken_has_no_good_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
+    breaks = breaks_of(settings, ["outage:primary"], [], signal="stop", for_s=0.5)
+
+    ill = started_cold(
+        settings, ["user:score"], ["user"], POOL, batch=5, seed=7, may_lose=0.01, breaks=breaks, most_s=1.0
+    )
+
+    assert ill.why == ""
+    assert ill.good_s is None
+    assert ill.first_origins == {"DEFAULT": 5}
+    assert ill.looked_s >= 1.0
+
+
+def test_the_journal_holds_what_was_played(settings: Settings, tmp_path: Path) -> None:
+    record = play(setup(settings, for_s=0.5, rate_per_s=40.0), tmp_path / "history.jsonl")
+
+    (start,) = record.history.of(Start)
+    assert start.config["project"] == "shop"
+    assert start.deadline_s == record.asked.deadline_s == 0.05
+    assert record.asked.entities == "500 of a test"
