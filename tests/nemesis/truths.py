@@ -269,7 +269,7 @@ def _causes(rows: Rows, strikes: Sequence[Struck]) -> Iterator[Found]:
     fine = (told["origin"] == Origin.PRIMARY) & (told["status"] == Status.PRESENT) & (told["cause"] != Cause.NONE)
     yield from rows.broken("d", "the primary's own, and yet a cause", fine)
     hurried = rows.request["deadline_s"] <= 0
-    asked = ~np.isin(told["cause"], (Cause.NO_TIME, Cause.BREAKER_OPEN))
+    asked = ~np.isin(told["cause"], (Cause.NO_TIME, Cause.BREAKER_OPEN, Cause.EMPTY))
     yield from rows.broken("d", "not asked for want of time, and another cause", hurried & asked)
 
 
