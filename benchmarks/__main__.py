@@ -14,7 +14,7 @@ from dataclasses import asdict
 from benchmarks.harness import Options, parser, play
 from benchmarks.results import Result, complaints, goal_table
 
-BENCHES = ("read", "policy", "import", "failover", "snapshot", "impact")
+BENCHES = ("read", "policy", "import", "failover", "snapshot", "impact", "scale")
 
 
 def main() -> int:

@@ -71,7 +71,6 @@ def contenders_of(options: Options, environment: dict[str, str]) -> list[Import]
         Import(BASE, BASE),
         Import("import numpy, pydantic; pydantic.BaseModel", "import numpy\nfrom pydantic import BaseModel"),
         Import(OURS, OURS),
-        Import("from featurechaos import FeatureClient", "from featurechaos import FeatureClient"),
     ]
     if not options.is_quick:
         made += [Import("import redis", "import redis"), Import("import pandas", "import pandas")]

@@ -49,10 +49,11 @@ def table_of(first: int, stop: int) -> dict[str, Any]:
 
 @dataclass
 class Shelves:
-    """The same rows in every place; a context manager."""
+    """The same rows in every place, or in a local replica and LMDB alone; a context manager."""
 
     rows: int
     folder: Path
+    is_local: bool = False
     built: list[list[Any]] = field(default_factory=list)
 
     def __enter__(self) -> Shelves:
@@ -92,6 +93,11 @@ class Shelves:
             told = self.local.refresh(300)["standby"]
         assert {one.state for one in told} <= {"hydrated", "current"}, told  # its own thread may have been faster
         blobs = list(self.blobs())
+        if find_spec("lmdb"):
+            with self._timed("LMDB", self.folder / "lmdb"):
+                self._fill_lmdb(blobs)
+        if self.is_local:
+            return
         with self._timed("Redis, by MSET"):
             for pairs in blobs:
                 self.direct.mset(pairs)
@@ -101,9 +107,6 @@ class Shelves:
                 self.dict.update(pairs)
         with self._timed("sqlite", self.folder / "rows.db"):
             self._fill_sqlite(blobs)
-        if find_spec("lmdb"):
-            with self._timed("LMDB", self.folder / "lmdb"):
-                self._fill_lmdb(blobs)
 
     def blobs(self) -> Iterator[dict[bytes, bytes]]:
         """Stored key -> packed row, in parts."""
@@ -155,9 +158,11 @@ def environment(more: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+Ways = dict[str, Callable[[list[bytes]], Any]]
+
+
 def contenders_of(shelves: Shelves) -> list[Contender]:
     lean, head = Lean(shelves.online, [VIEW]), shelves.online.settings.views[VIEW].head
-    found, execute = shelves.dict, shelves.sqlite.execute
 
     def keys(ids: Ids) -> list[bytes]:
         return [b"%b%d}" % (head, one) for one in ids.tolist()]
@@ -165,22 +170,31 @@ def contenders_of(shelves: Shelves) -> list[Contender]:
     def by_hand(get: Callable[[list[bytes]], Any]) -> Callable[[list[bytes]], Any]:
         return lambda asked: lean(get(asked))
 
-    def sqlite(asked: list[bytes]) -> list[bytes]:
-        rows = dict(execute(f"select key, row from rows where key in ({','.join('?' * len(asked))})", asked))
-        return [rows[key] for key in asked]
+    ways = local_ways(shelves) if shelves.is_local else {**online_ways(shelves), **local_ways(shelves)}
+    clients = {REPLICA: (shelves.local, Origin.SNAPSHOT)}
+    clients |= {} if shelves.is_local else {REDIS: (shelves.online, Origin.PRIMARY)}
+    return [
+        *(Called(name, reader(*client), columns_of, seen, wanted) for name, client in clients.items()),
+        *(Called(name, by_hand(get), keys, lambda got, ids: int(got[MARK][-1]), wanted) for name, get in ways.items()),
+    ]
 
+
+def local_ways(shelves: Shelves) -> Ways:
     def lmdb(asked: list[bytes]) -> list[bytes]:
         with shelves.lmdb.begin() as read:
             return list(map(read.get, asked))
 
-    ways: dict[str, Callable[[list[bytes]], Any]] = {MGET: shelves.direct.mget}
-    ways |= {LMDB: lmdb} if find_spec("lmdb") else {}
-    ways |= {SQLITE: sqlite, DICT: lambda asked: list(map(found.__getitem__, asked))}
-    return [
-        Called(REPLICA, reader(shelves.local, Origin.SNAPSHOT), columns_of, seen, wanted),
-        Called(REDIS, reader(shelves.online, Origin.PRIMARY), columns_of, seen, wanted),
-        *(Called(name, by_hand(get), keys, lambda got, ids: int(got[MARK][-1]), wanted) for name, get in ways.items()),
-    ]
+    return {LMDB: lmdb} if find_spec("lmdb") else {}
+
+
+def online_ways(shelves: Shelves) -> Ways:
+    found, execute = shelves.dict, shelves.sqlite.execute
+
+    def sqlite(asked: list[bytes]) -> list[bytes]:
+        rows = dict(execute(f"select key, row from rows where key in ({','.join('?' * len(asked))})", asked))
+        return [rows[key] for key in asked]
+
+    return {MGET: shelves.direct.mget, SQLITE: sqlite, DICT: lambda asked: list(map(found.__getitem__, asked))}
 
 
 def reader(client: FeatureClient, origin: Origin) -> Callable[[Any], Response]:

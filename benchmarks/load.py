@@ -100,6 +100,57 @@ def play(read: Read, job: Mapping[str, Any]) -> None:
     os._exit(0)
 
 
+def hammer(read: Read, job: Mapping[str, Any]) -> None:
+    """For each line on stdin ask as fast as can be for `for_s`; say how many answers came and how long they took."""
+    read(range(ASKED))
+    gc.collect()
+    gc.freeze()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for _ in sys.stdin:
+        took_s: list[float] = []
+        workers = [
+            threading.Thread(target=_hammered, args=(read, took_s, Random(job["seed"] + at), job["for_s"]))
+            for at in range(job["threads"])
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        took_s.sort()
+        sys.stdout.write(json.dumps({"answers": len(took_s), "p50_us": took_s[len(took_s) // 2] * 1e6}) + "\n")
+        sys.stdout.flush()
+
+
+def _hammered(read: Read, took_s: list[float], rng: Random, for_s: float) -> None:
+    end = _now() + for_s
+    while (began := _now()) < end:
+        ids = rng.sample(range(ENTITIES), ASKED)
+        if read(ids) != PRIMARY:
+            raise WrongAnswer(ids)
+        took_s.append(_now() - began)
+
+
+class WrongAnswer(Exception):
+    """A reader gave something else than what is stored for these ids."""
+
+
+def bare(job: Mapping[str, Any]) -> Read:
+    """redis-py's `mget`, of which only the last row is looked at."""
+    import struct
+
+    import redis
+
+    client: Any = redis.Redis(port=job["ports"][0])
+    head, value_of = job["head"].encode(), struct.Struct("<f").unpack_from
+
+    def read(ids: Sequence[int]) -> str:
+        rows = client.mget([b"%b%d}" % (head, one) for one in ids])
+        return PRIMARY if int(value_of(rows[-1], job["at"])[0]) == ids[-1] else WRONG
+
+    return read
+
+
 def ours(job: Mapping[str, Any]) -> Read:
     """Our client; an answer that is not wholly one online server's is told as `local`."""
     from featurechaos import FeatureClient, Origin
@@ -169,4 +220,5 @@ def multidb(job: Mapping[str, Any]) -> Read:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    play({"ours": ours, "multidb": multidb}[given["kind"]](given), given)
+    reader = {"ours": ours, "multidb": multidb, "bare": bare}[given["kind"]](given)
+    (hammer if "for_s" in given else play)(reader, given)
