@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from featurechaos.clock import SystemClock
 from featurechaos.errors import DecodeError, RequestError
@@ -21,6 +22,9 @@ from featurechaos_s3.manifest import (
     is_snapshot_id,
     manifest_key,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _UNFINISHED_S = 86_400
 """A folder without a manifest is left alone for a day: a publish may still be filling it."""
@@ -127,6 +131,41 @@ def _rows(file: IO[bytes]) -> int:
 
     file.seek(0)
     return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def entities(bucket: Bucket, view: str, columns: Sequence[str], most: int) -> pa.Table:
+    """The join keys of the first rows of the current image, at most `most`.
+
+    Raises RequestError when there is none, DecodeError when it is damaged or no longer what its manifest says.
+    """
+    import pyarrow as pa
+
+    try:
+        content, _ = bucket.get(current_key(view), most_bytes=MOST_CURRENT_BYTES)
+        manifest = announced(bucket, view, content)
+    except Absent as error:
+        msg = f"view {view!r} has no current image"
+        raise RequestError(msg) from error
+    tables: list[pa.Table] = []
+    for part in manifest.parts:
+        if sum(map(len, tables)) >= most:
+            break
+        tables.append(_columns(bucket, manifest, part, columns))
+    return pa.concat_tables(tables).slice(0, most)
+
+
+def _columns(bucket: Bucket, manifest: Manifest, part: Part, columns: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryFile() as file:
+        try:
+            bucket.pull(manifest.part_key(part), file, etag=part.etag, most_bytes=part.size_bytes)
+            file.seek(0)
+            return pq.read_table(file, columns=list(columns))
+        except (Absent, Changed, pa.ArrowInvalid, KeyError) as error:
+            msg = f"image {manifest.snapshot} of view {manifest.view!r}: {part.name} cannot be read: {error}"
+            raise DecodeError(msg) from error
 
 
 def gc(bucket: Bucket, view: str, *, keep: int) -> list[str]:

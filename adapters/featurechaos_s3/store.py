@@ -24,6 +24,8 @@ from featurechaos_s3.replicas import Replicas
 from featurechaos_s3.spec import S3Spec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from featurechaos.model import View
     from featurechaos_s3.library import Checked
     from featurechaos_s3.manifest import Manifest
@@ -147,6 +149,14 @@ class S3Store:
         from featurechaos_s3.library import verify
 
         return verify(self._bucket, self._replicas.base(view), snapshot)
+
+    def entities(self, view: str, most: int) -> pa.Table:
+        """The join keys of up to `most` rows of the current image, a column each, under their stored names."""
+        from featurechaos_s3.library import entities
+
+        base = self._replicas.base(view)
+        keys = next(each.join_keys for each in self._place.views if each.name == base)
+        return entities(self._bucket, base, [key.name for key in keys], most)
 
     def gc(self, view: str, keep: int = 24) -> list[str]:
         """Remove all but the newest `keep` images and the current one; the ids removed."""

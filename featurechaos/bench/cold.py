@@ -87,7 +87,12 @@ def _run(job: str, most_s: float) -> dict[str, Any] | str:
     # -P: a module of ours must not hide one of Python's.
     command = [sys.executable, "-P", str(Path(__file__).with_name("fresh.py"))]
     with subprocess.Popen(  # noqa: S603 - our own file
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C in a terminal is for us, who end it
     ) as process:
         try:
             out, errors = process.communicate(job, timeout=most_s + _ENDS_S)

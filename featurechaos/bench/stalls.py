@@ -59,7 +59,10 @@ class Stalls:
 
     def _watch(self, core: int) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own few lines
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(core)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(core)],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for us, who end it
         )
         reader = threading.Thread(target=self._read, args=(process,), daemon=True)
         reader.start()

@@ -60,14 +60,16 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draws entities and arrivals.")] = SEED,
     as_json: Json = False,
 ) -> int:
-    """Measure what users would feel: reads on your own stores, before, during and after a fault.
+    """Measure what users would feel on your own stores: before, during and after a fault.
 
-    Without --features it asks for the first service, else for everything; without --entities, for what the online
-    source holds, found by a scan of at most 20,000 keys a second. A fault by --fault is injected into this
-    process only, for all of its reads; one by --pid is real and hits everyone who uses that server. Both want chaos:
-    {enabled: true} in the config and FEATURECHAOS_CHAOS=armed in the environment, and are undone on every path.
+    It asks for the first service, for entities that are stored, unless told otherwise.
 
-    Exit code: 0 held, 1 weakness, 2 invalid input, 4 interrupted, 5 undo failed, 6 inconclusive.
+    A --fault is injected into all reads of this process, and touches no other.
+    A --pid is hurt in truth, for everyone who uses that server.
+    Both want chaos.enabled in the config and FEATURECHAOS_CHAOS=armed,
+    and are undone on every path, but for a kill.
+
+    Exit code: 0 held, 1 weakness, 2 invalid, 4 interrupted, 5 undo failed, 6 inconclusive.
     """
     settings = settings_of(config)
     _check(rate=rate, batch=batch, for_s=for_s, may_lose=may_lose)

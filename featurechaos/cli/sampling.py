@@ -16,7 +16,7 @@ from featurechaos.cli.progress import Working
 from featurechaos.cli.scanning import can_be_scanned
 from featurechaos.clock import SystemClock
 from featurechaos.config import Settings
-from featurechaos.errors import RequestError
+from featurechaos.errors import FeatureError, RequestError
 from featurechaos.model import JoinKey, View
 from featurechaos.tables import event_times
 
@@ -48,25 +48,31 @@ def _stored(settings: Settings, view: View) -> dict[str, list[Any]]:
     base = settings.views[view.base]
     tried = []
     for source in settings.policies[view.name].order:
-        with opened_store(settings, source) as store:
-            if not can_be_scanned(store):
-                tried.append(source)
-                continue
-            with Working(f"looking for entities of view {base.name!r} in {source}"):
-                ids = _ids(store, base)
-        if not ids:
-            msg = (
-                f"source {source!r} holds no row of view {base.name!r} to ask for: write some, or name --entities FILE"
-            )
-            raise RequestError(msg)
-        columns, _, _ = keys_of(base.join_keys, ids)
-        if columns[0]:
-            return {key.name: column for key, column in zip(base.join_keys, columns, strict=True)}
-    msg = (
-        f"no source of view {base.name!r} can say which entities it holds ({', '.join(tried)}): "
-        f"name a file of them with --entities FILE"
-    )
+        try:
+            with opened_store(settings, source) as store, Working(f"looking for entities of {base.name!r} in {source}"):
+                columns = _listed(store, base)
+        except FeatureError as error:
+            tried.append(f"{source}: {error}")
+            continue
+        if columns is None:
+            tried.append(f"{source} cannot be listed")
+        elif not len(next(iter(columns.values()))):
+            tried.append(f"{source} holds none")
+        else:
+            return columns
+    msg = f"there is no entity of view {base.name!r} to ask about ({'; '.join(tried)}): name some with --entities FILE"
     raise RequestError(msg)
+
+
+def _listed(store: Any, view: View) -> dict[str, list[Any]] | None:
+    """Some entities that a store holds, by the view's join keys; None for one that cannot say."""
+    if can_be_scanned(store):
+        columns, _, _ = keys_of(view.join_keys, _ids(store, view))
+        return {key.name: column for key, column in zip(view.join_keys, columns, strict=True)}
+    if hasattr(store, "entities"):
+        table = store.entities(view.name, MOST_KEYS)
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+    return None
 
 
 def _ids(store: Any, view: View) -> list[bytes]:

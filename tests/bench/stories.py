@@ -37,6 +37,7 @@ class Story:
     stalls: tuple[Span, ...] = ()
     cold: Mapping[str, Cold] = field(default_factory=dict)
     deadline_s: float = 0.05
+    ends_s: float = 30.0
 
     def record(self) -> Record:
         return Record(
@@ -80,10 +81,10 @@ class Story:
             lines.append(Note(t=10.0 + self.opened_s, event="breaker.opened", source="primary"))
         if self.unasked:
             lines.append(Note(t=30.0, event="drill.unasked", count=self.unasked))
-        lines += [self._request(number) for number in range(30 * self.rate_per_s)]
+        lines += [self._request(number) for number in range(int(self.ends_s * self.rate_per_s))]
         if self.reason:
             lines.append(End(t=30.0, reason=self.reason))
-        return lines
+        return [line for line in lines if line.t <= self.ends_s or isinstance(line, Request)]
 
     def _request(self, number: int) -> Request:
         due = (number + 0.5) / self.rate_per_s

@@ -62,11 +62,18 @@ def test_a_fault_is_told_in_two_where_the_breaker_opened() -> None:
 
 
 def test_all_of_it_is_plain_json() -> None:
-    for story in (Story(), Story(is_broken=False), Story(opened_s=1.0, failed=3)):
+    for story in (
+        Story(),
+        Story(is_broken=False),
+        Story(opened_s=1.0, failed=3),
+        Story(ends_s=12.0),
+        Story(ends_s=0.0),
+    ):
         told = json.loads(json.dumps(figures(story).as_dict(), allow_nan=False))
 
-        assert sum(one["requests"] for one in told["phases"].values()) == 1500
-        assert sum(one["requests"] for one in told["timeline"]) == 1500
+        asked = int(story.ends_s * story.rate_per_s)
+        assert sum(one["requests"] for one in told["phases"].values()) == asked
+        assert sum(one["requests"] for one in told["timeline"]) == asked
 
 
 WELL = Cold(first_s=0.8, good_s=0.8, good_origins={"PRIMARY": 1}, has_local=True, whole_s=1.5)

@@ -44,7 +44,10 @@ def armed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("bench --pid primary=x", "--pid wants SOURCE=PID, got 'primary=x'"),
         ("bench -c armed.yaml --pid primary=1 --signal hup", "--signal wants stop or kill, got 'hup'"),
         ("bench --report taken", "--report: taken takes no files: File exists"),
-        ("bench", "can say which entities it holds (primary): name a file of them with --entities FILE"),
+        (
+            "bench",
+            "there is no entity of view 'airport_hourly' to ask about (primary cannot be listed): name some with",
+        ),
         ("bench --entities nope.json", "--entities: 'nope.json' cannot be read: No such file or directory"),
         ("bench --entities nope.parquet", "'nope.parquet' cannot be read"),
         ("bench --entities rows.txt", "--entities: 'rows.txt' wants to end in .parquet, .csv or .json"),

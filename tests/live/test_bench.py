@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 
 from featurechaos import FeatureClient
+from featurechaos.cli.sampling import pool_of
 from featurechaos.clock import SystemClock
+from featurechaos.config import load
 from featurechaos.demo.servers import S3Server, ValkeyServer
+from featurechaos.errors import RequestError
 from tests.bench.test_given import becomes_running, state
 from tests.cli.conftest import start
 
@@ -114,6 +117,30 @@ def test_users_of_a_frozen_primary_are_served_by_the_snapshot_and_by_the_primary
     assert cold["during"]["good_origins"].keys() == {"SNAPSHOT"}, "hydrated from S3 while the primary was frozen"
     assert cold["during"]["good_s"] >= cold["during"]["whole_s"] - 0.5
     assert (world / "out" / "report.html").read_text().count("primary frozen") > 2
+
+
+def test_entities_are_taken_from_the_snapshot_when_the_primary_is_gone(world: Path, primary: ValkeyServer) -> None:
+    primary.kill()
+    settings = load(world / "featurechaos.yaml")
+
+    pool = pool_of(settings, ["friend", "item"], None)
+
+    assert [(list(group), len(pool)) for group in pool.groups] == [(["friend_id"], ROWS), (["sku"], ROWS)]
+    assert sorted(pool.groups[0]["friend_id"]) == list(range(ROWS))
+    assert "s|7" in pool.groups[1]["sku"]
+
+
+def test_no_entity_anywhere_is_a_sentence_that_says_why(world: Path, s3: S3Server) -> None:
+    text = (world / "featurechaos.yaml").read_text().replace("project: shop", "project: other")
+    (world / "other.yaml").write_text(text.replace("s3://features/", "s3://features/other-"))
+
+    with pytest.raises(RequestError) as refused:
+        pool_of(load(world / "other.yaml"), ["item"], None)
+
+    assert str(refused.value) == (
+        "there is no entity of view 'item' to ask about (primary holds none; standby: view 'item' has no current "
+        "image): name some with --entities FILE"
+    )
 
 
 def until_frozen(process: subprocess.Popen[str], pid: int) -> None:

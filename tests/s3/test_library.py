@@ -79,6 +79,26 @@ def test_what_is_not_there_is_said_by_name(world: World) -> None:
         store.snapshots("train")
 
 
+def test_the_entities_of_the_current_image_are_given_as_far_as_is_asked(each_world: World) -> None:
+    store = each_world.store()
+    publish(store, planes(9, 1))
+    publish(store, planes(5, 1, time_us=JUNE_US + 1, begin=10))
+
+    assert store.entities("plane", 100).to_pydict() == {"tailnum": ["N10", "N11", "N12", "N13", "N14"]}
+    assert store.entities("plane", 2).num_rows == 2
+
+
+def test_entities_of_no_image_or_of_a_damaged_one_are_an_error(world: World) -> None:
+    store = world.store()
+    with pytest.raises(RequestError, match="view 'plane' has no current image"):
+        store.entities("plane", 10)
+    manifest = publish(store, planes(3, 1))
+    world.bucket.remove(manifest.part_key(manifest.parts[0]))
+
+    with pytest.raises(DecodeError, match=f"image {manifest.snapshot} of view 'plane'.*cannot be read"):
+        store.entities("plane", 10)
+
+
 def test_gc_keeps_the_newest_and_the_current(each_world: World) -> None:
     store = each_world.store()
     made = [publish(store, planes(3, day, time_us=JUNE_US + day * DAY_US)).snapshot for day in range(5)]
