@@ -28,6 +28,7 @@ class ALink(asyncio.Protocol):
         self.replies = replies
         self._reply: asyncio.Future[list[Any]] | None = None
         self.is_open = True
+        self.at: tuple[str, int] | None = None
         # Whether the server said that this connection serves us no longer.
         self.is_spent = False
         # Whether it has ever answered.
@@ -116,9 +117,11 @@ class ALinker:
         keep_quiet(made, self._spec)
         return made
 
-    async def open(self) -> ALink:
-        """Connect and introduce ourselves; raises redis-py's and the OS's errors."""
+    async def open(self, at: tuple[str, int] | None = None) -> ALink:
+        """Connect, perhaps to another host and port, and introduce ourselves; raises redis-py's and the OS's errors."""
         made = self._make()
+        if at is not None:
+            made.host, made.port = at
         try:
             async with asyncio.timeout(self._spec.connect_timeout_s):
                 if self._ssl is not None:

@@ -16,6 +16,7 @@ from featurechaos_redis import talks
 from featurechaos_redis.alinks import ALinker
 from featurechaos_redis.apool import APool
 from featurechaos_redis.errors import ERRORS
+from featurechaos_redis.sentinel import WatchedALinker, WatchedAPool
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Encoder, Replies, check_rows, split
 
@@ -35,7 +36,7 @@ class AsyncRedisStore:
         self._spec, self._source, self._clock = spec, place.source, place.clock
         self._encoder = Encoder()
         try:
-            self._linker = ALinker(spec)
+            self._linker = WatchedALinker(spec) if spec.mode == "sentinel" else ALinker(spec)
         except (TypeError, ValueError) as error:
             msg = f"sources.{place.source}.options: redis-py does not take them: {error}"
             raise SpecError(msg) from None
@@ -98,7 +99,7 @@ class AsyncRedisStore:
             if self._closed:
                 msg = f"source {self._source!r}: the client is closed"
                 raise StoreUnavailable(msg)
-            pool = self._pools[loop] = APool(
+            pool = self._pools[loop] = (WatchedAPool if self._spec.mode == "sentinel" else APool)(
                 self._linker,
                 source=self._source,
                 most=self._spec.max_connections,

@@ -218,7 +218,7 @@ def driver_options(spec: RedisSpec) -> dict[str, Any]:
     return {
         **spec.address.driver_options,
         "protocol": 2,  # No push messages between a command and its reply, unless the options want it.
-        **spec.options,
+        **spec.connection_options,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }

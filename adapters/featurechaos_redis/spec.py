@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
 
-_NOT_BUILT = {"layout": ("packed", ("feast", "hash", "json")), "mode": ("standalone", ("sentinel",))}
+_NOT_BUILT = {"layout": ("packed", ("feast", "hash", "json"))}
 _SET_ELSEWHERE = {
     "host": "url",
     "port": "url",
@@ -30,6 +30,10 @@ _SET_ELSEWHERE = {
 }
 """Driver options that would undo a promise of this adapter -> what sets them instead."""
 
+_SENTINEL_OPTIONS = ("service_name", "sentinel_kwargs")
+"""Options of `mode: sentinel`, by redis-py's names, that are not its connections'."""
+
+_PORT, _SENTINEL_PORT = 6379, 26379
 _SECRET_WORDS = ("password", "credential", "secret", "token")
 
 
@@ -39,7 +43,7 @@ class RedisSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     type: Literal["redis"] = "redis"
-    mode: Literal["standalone", "cluster"] = "standalone"
+    mode: Literal["standalone", "cluster", "sentinel"] = "standalone"
     url: SecretStr
     layout: Literal["packed"] = "packed"
     role: Literal["primary", "replica"] | None = None
@@ -47,9 +51,9 @@ class RedisSpec(BaseModel):
     connect_timeout_s: float = Field(1.0, gt=0, allow_inf_nan=False)
     max_connections: int = Field(64, ge=1)
     expire_s: float | None = Field(None, ge=0.001, allow_inf_nan=False)
-    options: dict[str, Any] = Field(default_factory=dict, repr=False)
+    options: dict[str, Any] = Field(default_factory=dict, repr=False, validate_default=True)
 
-    @field_validator("layout", "mode", mode="before")
+    @field_validator("layout", mode="before")
     @classmethod
     def _refuse_unbuilt(cls, value: Any, info: Any) -> Any:
         built, planned = _NOT_BUILT[info.field_name]
@@ -66,11 +70,12 @@ class RedisSpec(BaseModel):
 
     @field_validator("options")
     @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _check_options(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         for name in options:
             if name in _SET_ELSEWHERE:
                 msg = f"{name!r} may not be given here; it is set by {_SET_ELSEWHERE[name]}"
                 raise ValueError(msg)
+        _check_sentinels(options, info.data.get("mode", "standalone"))
         if options.get("protocol", 2) not in (2, 3):
             msg = f"'protocol' wants 2 or 3, got {options['protocol']!r}"
             raise ValueError(msg)
@@ -82,7 +87,7 @@ class RedisSpec(BaseModel):
 
     @field_serializer("options")
     def _dump_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: "***" if _is_secret(name) else value for name, value in options.items()}
+        return _without_secrets(options)
 
     @property
     def address(self) -> Address:
@@ -92,7 +97,32 @@ class RedisSpec(BaseModel):
     @property
     def addresses(self) -> list[Address]:
         """Every address of the url."""
-        return Address.parse_all(self.url.get_secret_value())
+        port = _SENTINEL_PORT if self.mode == "sentinel" else _PORT
+        return Address.parse_all(self.url.get_secret_value(), port=port)
+
+    @property
+    def connection_options(self) -> dict[str, Any]:
+        """The options that redis-py's connections take."""
+        return {name: value for name, value in self.options.items() if name not in _SENTINEL_OPTIONS}
+
+    def sentinels(self) -> list[RedisSpec]:
+        """Each sentinel as a source of one server; the time to connect is shared among them.
+
+        They are spoken to as the servers are, TLS or not, unless `sentinel_kwargs` has another `ssl`.
+        """
+        given = dict(self.options.get("sentinel_kwargs") or {})
+        scheme = "rediss" if given.pop("ssl", self.address.scheme == "rediss") else "redis"
+        tls = {name: value for name, value in self.options.items() if name.startswith("ssl_") and scheme == "rediss"}
+        who = {"username": given.pop("username", None), "password": given.pop("password", None)}
+        update = {
+            "mode": "standalone",
+            "options": {**tls, **given},
+            "connect_timeout_s": self.connect_timeout_s / len(self.addresses),
+        }
+        return [
+            self.model_copy(update={**update, "url": SecretStr(replace(each, scheme=scheme, db=0, **who).url)})
+            for each in self.addresses
+        ]
 
     def at(self, host: str, port: int) -> RedisSpec:
         """The same source with one server, at this address."""
@@ -108,7 +138,8 @@ class RedisSpec(BaseModel):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every text that may stand in no message."""
-        found = [self.address.password, *(self.options[name] for name in self.options if _is_secret(name))]
+        options = {**self.options, **(self.options.get("sentinel_kwargs") or {})}
+        found = [self.address.password, *(options[name] for name in options if _is_secret(name))]
         return tuple(text for text in found if isinstance(text, str) and text)
 
 
@@ -125,19 +156,19 @@ class Address:
     password: str | None
 
     @classmethod
-    def parse_all(cls, url: str) -> list[Address]:
+    def parse_all(cls, url: str, *, port: int = _PORT) -> list[Address]:
         """Read `redis://user:password@host:port,host:port/0`; errors as `parse`."""
         scheme, mark, rest = url.partition("://")
         network, slash, path = rest.partition("/")
         user, at, hosts = network.rpartition("@")
         if not mark or "," not in hosts:
-            return [cls.parse(url)]
-        return [cls.parse(f"{scheme}://{user}{at}{host}{slash}{path}") for host in hosts.split(",")]
+            return [cls.parse(url, port=port)]
+        return [cls.parse(f"{scheme}://{user}{at}{host}{slash}{path}", port=port) for host in hosts.split(",")]
 
     @classmethod
-    def parse(cls, url: str) -> Address:
+    def parse(cls, url: str, *, port: int = _PORT) -> Address:
         """Read `redis://`, `rediss://` or `unix://`; a ValueError repeats nothing that may be a password."""
-        parts, port = _split(url)
+        parts, written = _split(url)
         if parts.scheme not in ("redis", "rediss", "unix"):
             came = f"{parts.scheme}://" if parts.scheme else "none of them"
             msg = f"a url wants to begin with redis://, rediss:// or unix://, got {came}"
@@ -158,7 +189,7 @@ class Address:
         return cls(
             scheme=parts.scheme,
             host=host,
-            port=port or 6379,
+            port=written or port,
             path=path,
             db=_number(db or "0"),
             username=unquote(parts.username) if parts.username else None,
@@ -201,7 +232,7 @@ def _check_addresses(addresses: list[Address], mode: str) -> None:
     first = addresses[0]
     if mode == "standalone":
         if len(addresses) > 1:
-            msg = f"mode standalone wants one host in its url, got {len(addresses)}: several are for mode cluster"
+            msg = f"mode standalone wants one host in its url, got {len(addresses)}: cluster and sentinel take several"
             raise ValueError(msg)
         return
     if first.scheme == "unix":
@@ -231,6 +262,33 @@ def _number(db: str) -> int:
         msg = f"a url wants a database number after the host, got {len(db)} characters that are not one"
         raise ValueError(msg)
     return int(db)
+
+
+def _check_sentinels(options: dict[str, Any], mode: str) -> None:
+    """A ValueError for options that do not say which primary the sentinels are asked for."""
+    if mode != "sentinel":
+        for given in options.keys() & set(_SENTINEL_OPTIONS):
+            msg = f"{given!r} is for mode sentinel, got mode {mode}"
+            raise ValueError(msg)
+        return
+    name, kwargs = options.get("service_name"), options.get("sentinel_kwargs") or {}
+    if not (isinstance(name, str) and name):
+        msg = "mode sentinel wants 'service_name', the name the sentinels have for the primary, such as mymaster"
+        raise ValueError(msg)
+    if not isinstance(kwargs, dict):
+        msg = f"'sentinel_kwargs' wants a mapping, got {type(kwargs).__name__}"
+        raise ValueError(msg)  # noqa: TRY004 - what pydantic makes a mistake of
+    for each in kwargs:
+        if each not in ("username", "password", "ssl") and not str(each).startswith("ssl_"):
+            msg = f"'sentinel_kwargs' wants username, password, ssl or ssl_..., got {each!r}"
+            raise ValueError(msg)
+
+
+def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: "***" if _is_secret(name) else _without_secrets(value) if isinstance(value, dict) else value
+        for name, value in options.items()
+    }
 
 
 def _is_secret(name: str) -> bool:

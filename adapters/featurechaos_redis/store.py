@@ -19,6 +19,7 @@ from featurechaos_redis.connections import linker
 from featurechaos_redis.errors import ERRORS, NotAsked
 from featurechaos_redis.pending import Nothing, PendingRead
 from featurechaos_redis.pool import Pool, settle
+from featurechaos_redis.sentinel import WatchedPool
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Encoder, check_rows, split
 
@@ -38,19 +39,11 @@ class RedisStore:
     def __init__(self, spec: RedisSpec, place: Place) -> None:
         self._spec, self._source, self._clock = spec, place.source, place.clock
         self._encoder = Encoder()
-        make = linker(spec, place.clock.monotonic)
         try:
-            make()
+            self._pool = pool_of(spec, place)
         except (TypeError, ValueError) as error:
             msg = f"sources.{place.source}.options: redis-py does not take them: {error}"
             raise SpecError(msg) from None
-        self._pool = Pool(
-            make,
-            source=place.source,
-            most=spec.max_connections,
-            now=place.clock.monotonic,
-            secrets=spec.secrets,
-        )
 
     @classmethod
     def open(cls, spec: Any, place: Place) -> Any:
@@ -179,6 +172,16 @@ class RedisStore:
         with translating(ERRORS, source=self._source):
             raise error
         raise error
+
+
+def pool_of(spec: RedisSpec, place: Place) -> Pool:
+    """The connections of a source; TypeError or ValueError for options redis-py does not know."""
+    now = place.clock.monotonic
+    if spec.mode == "sentinel":
+        return WatchedPool.checked(spec, source=place.source, now=now)
+    make = linker(spec, now)
+    make()
+    return Pool(make, source=place.source, most=spec.max_connections, now=now, secrets=spec.secrets)
 
 
 class RedisReplica(RedisStore):

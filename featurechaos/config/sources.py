@@ -98,7 +98,7 @@ def _one(
 def _spec(store_class: type[Store], values: Mapping[str, Any], path: Path, secrets: Secrets) -> BaseModel:
     """A source's part of the config as its store's own model."""
     model = store_class.spec
-    given = {key: value for key, value in values.items() if key != "role"}
+    given = {key: value for key, value in values.items() if key != "role" or (value and key in model.model_fields)}
     if "type" not in model.model_fields:
         del given["type"]
     mistake: Mistake

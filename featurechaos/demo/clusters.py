@@ -6,6 +6,7 @@ with ValkeyCluster() as cluster:
 
 from __future__ import annotations
 
+import json
 import select
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -155,9 +156,17 @@ class SentinelServer(ValkeyServer):
 
     name: ClassVar[str] = "Valkey sentinel"
 
-    def __init__(self, watched: ValkeyServer, *, master: str = "mymaster", binary: str | Path | None = None) -> None:
-        super().__init__(binary=binary)
-        self._watched, self.master = watched, master
+    def __init__(
+        self,
+        watched: ValkeyServer,
+        *,
+        master: str = "mymaster",
+        password: str | None = None,
+        watched_password: str | None = None,
+        binary: str | Path | None = None,
+    ) -> None:
+        super().__init__(password=password, binary=binary)
+        self._watched, self.master, self._watched_password = watched, master, watched_password
 
     def _argv(self) -> list[str]:
         argv, path = super()._argv(), self.folder / "sentinel.conf"
@@ -169,7 +178,12 @@ class SentinelServer(ValkeyServer):
             f"sentinel down-after-milliseconds {self.master} 500",
             f"sentinel failover-timeout {self.master} 3000",
         ]
+        if self._password is not None:
+            lines.append(f"requirepass {json.dumps(self._password)}")
+        if self._watched_password is not None:
+            lines.append(f"sentinel auth-pass {self.master} {json.dumps(self._watched_password)}")
         if not path.exists():  # A sentinel writes what it learns into its own config.
+            path.touch(mode=0o600)
             path.write_text("".join(f"{line}\n" for line in lines))
         return [argv[0], str(path), "--sentinel"]
 

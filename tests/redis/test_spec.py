@@ -57,7 +57,16 @@ def test_url_is_read(url: str, wanted: tuple[Any, ...]) -> None:
         ({"mode": "cluster", "url": "unix:///run/v.sock"}, "mode cluster wants hosts in its url"),
         ({"mode": "cluster", "url": "redis://a/1"}, "a cluster has database 0 only, got 1"),
         ({"mode": "cluster", "url": "redis://a,b:x"}, "its host or port is malformed"),
-        ({"mode": "sentinel"}, "mode 'sentinel' is not built yet; use 'standalone'"),
+        ({"mode": "other"}, "'standalone', 'cluster' or 'sentinel'"),
+        ({"mode": "sentinel"}, "mode sentinel wants 'service_name'"),
+        ({"mode": "sentinel", "options": {"service_name": ""}}, "mode sentinel wants 'service_name'"),
+        ({"mode": "sentinel", "url": "unix:///x", "options": {"service_name": "m"}}, "wants hosts in its url"),
+        ({"mode": "cluster", "options": {"service_name": "m"}}, "'service_name' is for mode sentinel"),
+        ({"options": {"sentinel_kwargs": {}}}, "'sentinel_kwargs' is for mode sentinel, got mode standalone"),
+        (
+            {"mode": "sentinel", "options": {"service_name": "m", "sentinel_kwargs": {"db": 1}}},
+            "'sentinel_kwargs' wants username, password, ssl or ssl_..., got 'db'",
+        ),
         ({"url": "http://host"}, "wants to begin with redis://, rediss:// or unix://, got http://"),
         ({"url": "127.0.0.1:6379"}, "wants to begin with redis://"),
         ({"url": "unix://"}, "wants the path of a socket"),
@@ -119,6 +128,24 @@ def test_url_of_several_hosts_is_read(url: str, wanted: list[tuple[str, int]]) -
     one = made.at("::2", 7)
     assert (one.mode, one.address.host, one.address.port) == ("standalone", "::2", 7)
     assert (one.address.password, one.address.username) == (made.address.password, made.address.username)
+
+
+def test_sentinels_are_read_from_the_url_and_their_own_options() -> None:
+    options = {"service_name": "m", "sentinel_kwargs": {"password": SECRET, "ssl": True}, "ssl_ca_certs": "ca.pem"}
+    made = spec(url="redis://u:p@a,b:2/3", mode="sentinel", options=options)
+
+    one, other = made.sentinels()
+
+    assert [(each.address.host, each.address.port) for each in (one, other)] == [("a", 26379), ("b", 2)]
+    assert (one.address.scheme, one.address.db, one.address.username) == ("rediss", 0, None)
+    assert (one.address.password, one.connect_timeout_s) == (SECRET, 0.5)
+    assert one.options == {"ssl_ca_certs": "ca.pem"}
+    assert (made.address.db, made.address.username, made.address.password) == (3, "u", "p")
+    assert made.connection_options == {"ssl_ca_certs": "ca.pem"}
+    assert set(made.secrets) == {"p", SECRET}
+    assert SECRET not in repr(made) + made.model_dump_json()
+    plain = spec(url="rediss://a", mode="sentinel", options={"service_name": "m"})
+    assert plain.sentinels()[0].address.scheme == "rediss"
 
 
 def test_password_of_several_hosts_is_in_no_text() -> None:
