@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,12 +26,15 @@ from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreE
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
+from featurechaos.layers.steer import TOLD, Order
 from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
 from featurechaos.observing import Observer
+from featurechaos.readings import Rules
 from featurechaos.references import reference
 from featurechaos.response import Response
-from featurechaos.serving import Serving, refusal
+from featurechaos.serving import Serving
+from featurechaos.status import Status
 from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
 from featurechaos.tables import FUTURE_US, batch_of, event_times, parts_of
 from featurechaos.threaded import Bounded, Threaded
@@ -44,6 +48,7 @@ WRITE_S = 5.0
 """The bound of one batch of a write."""
 _BATCH_ROWS = 1000
 _PREPARE_S = 60.0
+_READY_MOST_S = 2.0
 
 
 class _Common(Locked):
@@ -53,13 +58,14 @@ class _Common(Locked):
         super().__init__()
         self.settings = settings
         self.clock = SystemClock() if clock is None else clock
-        self.observer = Observer(settings)
+        self.observer = Observer(settings, self.clock.wall)
         self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare)
         self._snapshots = self._open_snapshots()
         self._is_closed = False
         self._is_started = False
         self._control: Control | None = None
         self._listener = _listener(settings)
+        self._status = Status(settings, self._serving, self.observer, self._snapshots, self.clock)
         self.observer.watch(self._serving, self._snapshots, self.clock.wall)
 
     @classmethod
@@ -96,26 +102,59 @@ class _Common(Locked):
 
             gc.collect()
             gc.freeze()
-        online = dict.fromkeys(name for rules in self._serving.rules.values() for name in rules.online)
-        up = {name: self._is_up(name) for name in online}
+        up = {name: self._is_up(name) for name in self._worth_asking(full=full)}
         enough = all if full else any
         return all(
-            enough(
-                [
-                    *(up[name] for name in rules.online),
-                    *(
-                        self._snapshots[name].replica_as_of(self.settings.views[view].base) is not None
-                        for name in rules.local
-                        if name in self._snapshots
-                    ),
-                ]
-            )
+            enough([*(up.get(name, False) for name in rules.online), *self._replicas(view, rules)])
             for view, rules in self._serving.rules.items()
         )
+
+    def _worth_asking(self, *, full: bool) -> list[str]:
+        """The online sources that readiness hangs on: no drained one, none of a view that a replica can answer."""
+        hangs = [
+            name
+            for view, rules in self._serving.rules.items()
+            if full or not any(self._replicas(view, rules))
+            for name in rules.online
+        ]
+        return [name for name in dict.fromkeys(hangs) if name not in self._serving.steer.drained]
+
+    def _replicas(self, view: str, rules: Rules) -> list[bool]:
+        """Whether each snapshot source of a view can answer for it."""
+        base = self.settings.views[view].base
+        return [
+            self._snapshots[name].replica_as_of(base) is not None for name in rules.local if name in self._snapshots
+        ]
 
     def stats(self) -> dict[str, Any]:
         """Counters, breaker states, replica dates and pools, as plain values."""
         return self.observer.stats()
+
+    def status(self) -> dict[str, Any]:
+        """Who serves each view now, what each source's state is, since when and why, what is exercised; plain values.
+
+        No source is asked for it. `featurechaos status` shows it from outside.
+        """
+        return self._status.told()
+
+    def steer(self, source: str, order: Order, *, reason: str) -> dict[str, Any]:
+        """Order what is done with an online source, until another order or the end of this process.
+
+        Args:
+            order: `drain`: do not ask it; `hold`: keep what its breaker has decided; `auto`: decide again.
+            reason: why, in words; kept with it and logged.
+
+        Returns: `views`: those that no online source is left for.
+        Raises: RequestError for a source, an order or a reason that is none.
+        """
+        if order not in TOLD or not reason.strip():
+            msg = f"steer wants drain, hold or auto and a reason, got {order!r} and {reason!r}"
+            raise RequestError(msg)
+        steer = self._serving.steer
+        steer.order(source, order, reason)
+        self.observer.tell(TOLD[order], source, {"reason": reason})
+        left = [view for view, rules in self._serving.rules.items() if set(rules.online) <= steer.drained]
+        return {"source": source, "order": order, "views": left}
 
     def explain(self) -> dict[str, Any]:
         """What a read may cost at worst: calls, load factor and latency, by view; and whom it is hedged to, and when.
@@ -166,15 +205,25 @@ class _Common(Locked):
             for store in self._snapshots.values():
                 if hasattr(store, "start"):
                     store.start()
-            self.observer.serve()
+            self.observer.serve({"/livez": _alive, "/readyz": self._readyz, "/status": self._shown})
             self._listen()
             self._is_started = True
 
+    def _readyz(self) -> tuple[bool, Any]:
+        """What `/readyz` answers: `ready()`."""
+        is_ready = self.ready()
+        return is_ready, {"ready": is_ready}
+
+    def _shown(self) -> tuple[bool, Any]:
+        """What `/status` shows to anybody on this machine."""
+        return True, self._status.told(requests=False)
+
     def _listen(self) -> None:
-        """Take faults from other processes, if this installation does."""
+        """Take orders from other processes, if this installation does: faults only where it may inject."""
         at, token = self.settings.chaos.listen, self.settings.chaos_token
         if self._listener is not None and at is not None and token is not None:
-            self._control = self._listener(self.chaos, at, token, self.clock.monotonic)
+            self._control = self._listener(self.chaos, at, token, self.clock.monotonic, self)
+            self._status.control = None if self._control is None else self._control.url
 
     def forked(self) -> None:
         """In a child nothing runs in the background yet."""
@@ -469,6 +518,7 @@ class AsyncFeatureClient(_Common):
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__(settings, clock)
         stores = {name: self._aopen(name) for name in settings.sources}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._world = AsyncWorld(stores, self.observer.listeners)
 
     def _aopen(self, name: str) -> AsyncStore:
@@ -570,9 +620,23 @@ class AsyncFeatureClient(_Common):
 
     async def ready(self, full: bool = False, freeze: bool = False) -> bool:  # type: ignore[override]
         """As `FeatureClient.ready`."""
-        names = {name for rules in self._serving.rules.values() for name in rules.online}
-        self._up = {name: await self._answers(name) for name in names}
+        self._check_open()
+        self._loop = asyncio.get_running_loop()
+        names = self._worth_asking(full=full)
+        self._up = dict(zip(names, await asyncio.gather(*map(self._answers, names)), strict=True))
         return super().ready(full, freeze)
+
+    def _readyz(self) -> tuple[bool, Any]:
+        """Asked on the endpoint's thread; the answer comes from the loop that the client is used in."""
+        if self._loop is None or self._loop.is_closed():
+            return False, {"ready": False, "reason": "the client's event loop is over"}
+        is_ready = asyncio.run_coroutine_threadsafe(self.ready(), self._loop).result(_READY_MOST_S)
+        return is_ready, {"ready": is_ready}
+
+    def _start(self) -> None:
+        with suppress(RuntimeError):  # on a thread there is none
+            self._loop = asyncio.get_running_loop()
+        super()._start()
 
     async def _answers(self, name: str) -> bool:
         try:
@@ -582,7 +646,7 @@ class AsyncFeatureClient(_Common):
         return True
 
     def _is_up(self, name: str) -> bool:
-        return self._up[name]
+        return self._up.get(name, False)
 
 
 class Inline:
@@ -612,9 +676,13 @@ def _is_ahead(report: WriteReport) -> bool:
     return any(counts.older for counts in report.sources.values())
 
 
-def _listener(settings: Settings) -> Callable[[Board, str, str, Callable[[], float]], Control | None] | None:
-    """What takes faults from other processes, where this installation does; imported before a request waits for it."""
-    if settings.chaos.listen is None or refusal(settings):
+def _alive() -> tuple[bool, Any]:
+    return True, {"alive": True}
+
+
+def _listener(settings: Settings) -> Callable[[Board, str, str, Callable[[], float], Any], Control | None] | None:
+    """What takes orders from other processes, where this installation does; imported before a request waits for it."""
+    if settings.chaos.listen is None or settings.chaos_token is None:
         return None
     from featurechaos.faults.control import listen
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from featurechaos.config import Settings
 from featurechaos.errors import SpecError
+from featurechaos.incidents import CHANGES, Incidents
 from featurechaos.metrics import Counters, Seen
 from featurechaos.model import Cause, Status, View
 from featurechaos.response import Response, ViewAnswer
@@ -28,13 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("featurechaos")
 
 _LOOK_S = 0.05
-_LOGGED = {
-    "breaker.opened": logging.WARNING,
-    "breaker.closed": logging.INFO,
-    "source.emptied": logging.WARNING,
-    "source.refilled": logging.INFO,
-    "schema.learned": logging.INFO,
-}
+_LOGGED = {"schema.learned": logging.INFO}
 
 _EXTRA = {
     "retry.scheduled": "retries_total",
@@ -49,8 +44,9 @@ _EXTRA = {
 class Observer:
     """Hears attempts, notes and answers; counts each once; logs changes of state, never requests."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, wall: Callable[[], float]) -> None:
         self._settings = settings
+        self.incidents = Incidents(wall)
         self.counters = Counters()
         self.listeners: list[Listener] = [self._note]
         self._endpoint: Endpoint | None = None
@@ -123,6 +119,8 @@ class Observer:
     def answered(self, response: Response) -> None:
         """One request was answered."""
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
+        if degraded:
+            self.incidents.degraded(response.request_id, response.wall_us)
         rows = [_seen(answer) for answer in response.answers.values()]
         self.counters.answered(response.elapsed_s, degraded=degraded, wall_us=response.wall_us, rows=rows)
         for view, answer in response.answers.items():
@@ -143,8 +141,8 @@ class Observer:
                 if n := int((lost & (truth.injected == injected)).sum()):
                     self.counters.exhausted(view, n, injected=injected)
 
-    def serve(self) -> None:
-        """Start the metrics endpoint if the config wants one; once in each process.
+    def serve(self, pages: Mapping[str, Callable[[], tuple[bool, Any]]]) -> None:
+        """Start the metrics endpoint if the config wants one, with these pages beside; once in each process.
 
         Where it can't be had (of several workers the first has the port) the log says so, and serving goes on.
         """
@@ -155,13 +153,14 @@ class Observer:
 
         self._served_by = os.getpid()
         try:
-            self._endpoint = serve(self.counters, port)
+            self._endpoint = serve(self.counters, port, pages=pages)
         except SpecError as error:
             log.warning("%s: %s; no metrics are told from here", self._settings.name, error)
 
     def stats(self) -> dict[str, Any]:
-        """Everything counted so far, as plain values."""
-        return self.counters.stats()
+        """Everything counted so far, the incidents and the last requests served degraded, as plain values."""
+        told: dict[str, Any] = dict(self.counters.stats())
+        return {**told, "incidents": self.incidents.told(), "degraded_requests": self.incidents.requests()}
 
     def close(self) -> None:
         """Stop the endpoint."""
@@ -170,7 +169,9 @@ class Observer:
         self._endpoint = None
 
     def _note(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
-        if name in _LOGGED and not fields.get("again"):  # a failed probe changes nothing that anyone must hear of
+        if name in CHANGES:
+            self.incidents.hear(name, about, fields)
+        elif name in _LOGGED:
             log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
         elif name in _EXTRA:
             self.counters.one_more(_EXTRA[name], about)

@@ -31,6 +31,7 @@ from featurechaos.layers.fetch import Fetch
 from featurechaos.layers.hedge import Hedge, Pair, Recent
 from featurechaos.layers.remember import Remember
 from featurechaos.layers.retry import Budget, Retry
+from featurechaos.layers.steer import Steer
 from featurechaos.memory import GENERATIONS, Keep, LastKnown
 from featurechaos.model import Cause, Origin, Verdict, View
 from featurechaos.readings import Part, Reading, Request, Rules, tightened
@@ -83,6 +84,7 @@ class Serving:
         self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
         self.breaker = self._breaker()
         self.empty = self._empty(tuple(online))
+        self.steer = Steer(clock, tuple(online), {} if self.breaker is None else self.breaker.gates)
         self.budget = self._budget()
         self.hedge: Hedge | None = None
         self._meter = meter
@@ -139,7 +141,7 @@ class Serving:
         policy, clock = self.settings.policy, self.clock
         exercise = Exercise(self.board, clock, history=history_of(self.rules), online=online, known=self.known)
         local = stack([exercise], self.fetch)
-        once: list[Any] = [layer for layer in (self.breaker, self.empty) if layer is not None]
+        once: list[Any] = [layer for layer in (self.steer, self.breaker, self.empty) if layer is not None]
         once.append(Attempt(clock, self.timeouts, self._meter))
         if any(rules.remembers for rules in self.rules.values()):
             once.append(Remember(self.memory))
@@ -181,7 +183,15 @@ class Serving:
             most_s = want.after_max_s or max(want.after_min_s, self.timeouts[pair.source] / 2)
             recent[pair.source] = Recent(want.quantile, least_s=want.after_min_s, most_s=most_s)
         gates = {} if self.breaker is None else self.breaker.gates
-        return Hedge(self.clock, pairs=pairs, recent=recent, gates=gates, take=budget.take, once=ask)
+        return Hedge(
+            self.clock,
+            pairs=pairs,
+            recent=recent,
+            gates=gates,
+            take=budget.take,
+            once=ask,
+            is_drained=lambda source: source in self.steer.drained,
+        )
 
     def call(
         self,

@@ -89,6 +89,8 @@ CALLS: Mapping[str, str] = {
     "publish_snapshot": "view, table, as_of=None, allow_shrink=False",
     "refresh": "timeout_s=60",
     "ready": "full=False, freeze=False",
+    "status": "",
+    "steer": "source, order, *, reason",
     "explain": "",
     "stats": "",
     "close": "",
@@ -230,6 +232,12 @@ BAD_DAY: Mapping[str, Any] = {
 }
 
 
+def steered(client: FeatureClient) -> None:
+    """Every order an operator may give."""
+    for order in ("drain", "hold", "auto"):
+        client.steer("second", order, reason="a test")
+
+
 def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """One client through a bad day: every note it tells has its fields and no others."""
     monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
@@ -260,10 +268,9 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     clock.advance(2)
     get()
     store.described[Layout.of(wider).hash] = Layout.of(wider).describe()
-    clock.advance(11)
-    get()
-    clock.advance(100)
-    get()
+    for seconds in (11, 100):
+        clock.advance(seconds)
+        get()
     store.fail_with = StoreUnavailable("once")
     client._world.sleep = healing
     get()
@@ -271,6 +278,7 @@ def test_notes_have_the_fields_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     with client.chaos.inject(slow, share=1.0, lease_s=9, seed=7, reason="a test", control=False):
         get("v")
         get("v")
+    steered(client)
     store.fail_with = StoreUnavailable("gone")
     for _ in range(9):
         get()

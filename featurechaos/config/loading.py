@@ -95,7 +95,7 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     policies.check_reference(impact.reference_source, made)
     chaos, is_armed = core.chaos or Chaos(), environ.get(ARMED) == "armed"
     token = environ.get(TOKEN) or None
-    if chaos.listen is not None and chaos.enabled and is_armed:
+    if chaos.listen is not None and (token is not None or (chaos.enabled and is_armed)):
         _check_token(token)
     return Settings(
         name=name,

@@ -121,6 +121,11 @@ class Board(Locked):
         self.listening: str | None = None
         """Where faults are taken from other processes, once they are; a URL."""
 
+    @property
+    def refusal(self) -> str:
+        """Why nothing may be injected here, in words; nothing if it may."""
+        return self._refusal()
+
     def forked(self) -> None:
         """In a child: who holds the parent's faults does not hold them here."""
         self.active, self.listening = (), None

@@ -1,8 +1,10 @@
-"""Faults taken from another process: a control endpoint on loopback, for those who know the token.
+"""Orders taken from another process: a control endpoint on loopback, for those who know the token.
 
-    GET    /faults    the faults that are on
-    POST   /faults    turn some on, for as long as the connection stays open; a line of JSON a second
-    DELETE /faults    end all of them
+    GET    /faults          the faults that are on
+    POST   /faults          turn some on, for as long as the connection stays open; a line of JSON a second
+    DELETE /faults          end all of them
+    GET    /status          what goes on in this process
+    POST   /sources/NAME    drain or hold a source, or decide on it again: {"order": "drain", "reason": "..."}
 
 The process that injects holds the connection: when it dies, hangs up or half-closes, or the lease ends, its
 faults are cleared at once. A browser is refused by its Origin header, a body over 64 KiB unread.
@@ -22,35 +24,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import unquote
 
-from featurechaos.errors import FeatureError
+from featurechaos.errors import FeatureError, RequestError
 from featurechaos.faults.board import Board, Injection
-from featurechaos.faults.orders import Order, told_of
+from featurechaos.faults.orders import Order, SteerOrder, told_of
 from featurechaos.locks import Locked
 
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 * 1024
-PATH = "/faults"
+PATH, STATUS, SOURCES = "/faults", "/status", "/sources/"
 _MOST_CONNECTIONS = 16
 _TICK_S = 1.0
 _STALLED_S = 5.0
 
 
-def listen(board: Board, at: str, token: str, now: Callable[[], float]) -> Control | None:
-    """Take faults at `HOST:PORT` for a board; None, and a line in the log, where the port cannot be had.
+class Desk(Protocol):
+    """Who obeys an operator: a client."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    def steer(self, source: str, order: Any, *, reason: str) -> dict[str, Any]: ...
+
+
+def listen(board: Board, at: str, token: str, now: Callable[[], float], desk: Desk | None = None) -> Control | None:
+    """Take orders at `HOST:PORT` for a board and a client; None, and a line in the log, where the port cannot be had.
 
     Serving goes on then. Of several processes on one machine the first has the port.
     """
     host, _, port = at.rpartition(":")
     try:
-        control = Control(board, (host.strip("[]"), int(port)), token, now)
+        control = Control(board, (host.strip("[]"), int(port)), token, now, desk)
     except OSError as error:
-        log.warning("chaos.listen: %s: %s; no faults are taken from other processes here", at, error)
+        log.warning("chaos.listen: %s: %s; no orders are taken from other processes here", at, error)
         return None
-    board.listening = control.url
-    log.warning("faults are taken from other processes at %s", control.url)
+    if board.refusal:
+        log.warning("orders on sources are taken from other processes at %s; no faults", control.url)
+    else:
+        board.listening = control.url
+        log.warning("faults, and orders on sources, are taken from other processes at %s", control.url)
     return control
 
 
@@ -61,9 +75,16 @@ class Control(Locked):
     none of it: the port, the faults and who holds them stay the parent's.
     """
 
-    def __init__(self, board: Board, address: tuple[str, int], token: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        address: tuple[str, int],
+        token: str,
+        now: Callable[[], float],
+        desk: Desk | None = None,
+    ) -> None:
         super().__init__()
-        self.board, self.now = board, now
+        self.board, self.now, self.desk = board, now, desk
         self._token = token.encode()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._is_closing = False
@@ -152,12 +173,18 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "featurechaos", ""
 
     def do_GET(self) -> None:
-        if self._is_welcome():
+        if not self._is_welcome():
+            return
+        if self.path == STATUS and self.server.control.desk is not None:
+            self._answer(HTTPStatus.OK, self.server.control.desk.status())
+        elif self.path != PATH:
+            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": f"{self.path} wants a POST"})
+        else:
             board, now = self.server.control.board, self.server.control.now()
             self._answer(HTTPStatus.OK, {"faults": [told_of(lease, now) for lease in board.live()]})
 
     def do_DELETE(self) -> None:
-        if self._is_welcome():
+        if self._is_welcome(PATH):
             cleared = len(self.server.control.board.live())
             self.server.control.board.clear_all()
             log.warning("all faults off: cleared by %s, %d ended", self._whence(), cleared)
@@ -167,11 +194,24 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_welcome() or (body := self._body()) is None:
             return
         try:
+            if self.path != PATH:
+                self._steer(SteerOrder.read(body))
+                return
             order = Order.read(body)
             with self._injected(order) as injection:
                 self._hold(injection)
         except (FeatureError, ValueError) as error:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+
+    def _steer(self, order: SteerOrder) -> None:
+        """Obey an order on a source; it stays on record."""
+        desk, source = self.server.control.desk, unquote(self.path.removeprefix(SOURCES))
+        if desk is None or self.path == STATUS:
+            raise RequestError(f"there is nobody to obey at {self.path}")
+        told = desk.steer(source, order.order, reason=order.reason)
+        log.warning("source %s: %s by %r: %r", source, order.order, f"{order.who or 'someone'}, {self._whence()}",
+                    order.reason)  # fmt: skip
+        self._answer(HTTPStatus.OK, told)
 
     @contextmanager
     def _injected(self, order: Order) -> Iterator[Injection]:
@@ -224,15 +264,15 @@ class _Handler(BaseHTTPRequestHandler):
         left_s = round(max(0.0, injection.until - self.server.control.now()), 3)
         self.wfile.write(json.dumps({"state": state, "left_s": left_s, **counts}).encode() + b"\n")
 
-    def _is_welcome(self) -> bool:
-        """Whether the request may be looked at; it is told why not."""
+    def _is_welcome(self, *paths: str) -> bool:
+        """Whether the request may be looked at; it is told why not. `paths`: those it may be about, else all."""
         problem: tuple[HTTPStatus, str] | None = None
         if "Origin" in self.headers:
             problem = HTTPStatus.FORBIDDEN, "a browser may not order faults"
         elif not self.server.control.knows(self.headers.get("Authorization")):
             problem = HTTPStatus.UNAUTHORIZED, "wanted the header Authorization: Bearer and the token"
-        elif self.path != PATH:
-            problem = HTTPStatus.NOT_FOUND, f"there is only {PATH}"
+        elif self.path not in (paths or (PATH, STATUS)) and (paths or not self.path.startswith(SOURCES)):
+            problem = HTTPStatus.NOT_FOUND, f"there is only {PATH}, {STATUS} and {SOURCES}NAME"
         if problem is None:
             return True
         log.warning("refused: %s %s by %s: %s", self.command, repr(self.path)[:80], self._whence(), problem[1])

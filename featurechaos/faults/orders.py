@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,12 +14,24 @@ MOST_LEASE_S = 3600.0
 """A controller that wants longer asks again; one that hangs must not hold a fault for ever."""
 _MOST_FAULTS = 16
 
+M = TypeVar("M", bound=BaseModel)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Words = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _read(model: type[M], body: bytes, about: str) -> M:
+    """A body from JSON; RequestError names the place, what was wanted and what came."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        msg = f"{about}: {where}: {first['msg']}, got {first['input']!r:.60}"
+        raise RequestError(msg) from None
 
 
 class OutageBody(_Body):
@@ -74,16 +86,23 @@ class Order(_Body):
     @classmethod
     def read(cls, body: bytes) -> Order:
         """An order from JSON; RequestError names the place, what was wanted and what came."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            msg = f"faults: {where}: {first['msg']}, got {first['input']!r:.60}"
-            raise RequestError(msg) from None
+        return _read(cls, body, "faults")
 
     def made(self) -> list[Fault]:
         return [body.made() for body in self.faults]
+
+
+class SteerOrder(_Body):
+    """What is to be done with a source, by whom and why."""
+
+    order: Literal["drain", "hold", "auto"]
+    reason: Words
+    who: Annotated[str, Field(max_length=100)] = ""
+
+    @classmethod
+    def read(cls, body: bytes) -> SteerOrder:
+        """An order from JSON; RequestError names the place, what was wanted and what came."""
+        return _read(cls, body, "sources")
 
 
 def body_of(fault: Fault) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from featurechaos.errors import ChaosRefused
 from featurechaos.faults import Fault
@@ -75,7 +75,7 @@ def hold(
     """
     order = {
         "faults": [body_of(fault) for fault in faults], "share": share, "lease_s": lease_s, "seed": seed,
-        "reason": reason, "control": control, "who": f"{_user()}, pid {os.getpid()}",
+        "reason": reason, "control": control, "who": _who(),
     }  # fmt: skip
     connection = _connected(endpoint)
     try:
@@ -101,10 +101,25 @@ def clear(endpoint: str, token: str) -> int:
     return int(_whole("DELETE", endpoint, token)["cleared"])
 
 
-def _whole(method: str, endpoint: str, token: str) -> dict[str, Any]:
+def status(endpoint: str, token: str) -> dict[str, Any]:
+    """What goes on in the process that listens at `endpoint`: as `client.status()` there."""
+    return _whole("GET", _beside(endpoint, "/status"), token)
+
+
+def steer(endpoint: str, token: str, source: str, order: str, *, reason: str) -> dict[str, Any]:
+    """Drain or hold a source there, or have it decided on again: as `client.steer` there."""
+    body = json.dumps({"order": order, "reason": reason, "who": _who()})
+    return _whole("POST", _beside(endpoint, f"/sources/{quote(source, safe='')}"), token, body)
+
+
+def _beside(endpoint: str, path: str) -> str:
+    return urlunsplit(urlsplit(endpoint)._replace(path=path))
+
+
+def _whole(method: str, endpoint: str, token: str, body: str | None = None) -> dict[str, Any]:
     connection = _connected(endpoint)
     try:
-        told: dict[str, Any] = json.loads(_asked(connection, method, endpoint, token).read())
+        told: dict[str, Any] = json.loads(_asked(connection, method, endpoint, token, body).read())
         return told
     finally:
         connection.close()
@@ -127,10 +142,15 @@ def _asked(connection: HTTPConnection, method: str, endpoint: str, token: str, b
         # http.client lets its socket go once a reply says that it ends with the connection.
         connection.sock = sock
     except (OSError, HTTPException) as error:
-        raise ChaosRefused(f"faults at {endpoint}: no answer: {error or type(error).__name__}") from error
+        raise ChaosRefused(f"{_about(endpoint)}: no answer: {error or type(error).__name__}") from error
     if answer.status != 200:
-        raise ChaosRefused(f"faults at {endpoint}: {_problem(answer.read())}")
+        raise ChaosRefused(f"{_about(endpoint)}: {_problem(answer.read())}")
     return answer
+
+
+def _about(endpoint: str) -> str:
+    path = urlsplit(endpoint).path
+    return f"{'faults' if path in ('', '/faults') else 'orders'} at {endpoint}"
 
 
 def _problem(body: bytes) -> str:
@@ -142,10 +162,15 @@ def _problem(body: bytes) -> str:
 
 def _let_go(connection: HTTPConnection, answer: Any, held: Held) -> None:
     """Half-close, and read to the last line: it comes once the faults are off."""
-    with suppress(OSError, ValueError, HTTPException):
+    with suppress(OSError):
         connection.sock.shutdown(socket.SHUT_WR)
+    with suppress(OSError, ValueError, HTTPException):
         for line in answer:
             held.heard(json.loads(line))
+
+
+def _who() -> str:
+    return f"{_user()}, pid {os.getpid()}"
 
 
 def _user() -> str:

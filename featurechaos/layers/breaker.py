@@ -67,17 +67,32 @@ class Gate(Locked):
         super().__init__()
         self.limits, self._rng = limits, rng
         self.state, self.since = State.CLOSED, now
+        self.held_at: float | None = None
         self._generation = 0
         self._probe_until: float | None = None
         self._healthy_since: float | None = None
         self._good = self._bad = self._bad_in_a_row = 0
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
+    def hold(self, now: float) -> None:
+        """Let outcomes change nothing from now on: closed stays closed, open stays open, a ramp stays where it is."""
+        with self._lock:
+            self.held_at = now if self.held_at is None else self.held_at
+
+    def release(self, now: float) -> None:
+        """Go on deciding, from where it was held."""
+        with self._lock:
+            if self.held_at is not None:
+                self.since += now - self.held_at
+            self.held_at = None
+
     def admit(self, now: float) -> Permit | None:
         """A permit, or None while the source is not to be asked."""
         if self.state is State.CLOSED:
             return Permit(self._generation)
         with self._lock:
+            if self.held_at is not None and self.state is not State.RAMPING:
+                return None
             if self.state is State.OPEN and now - self.since >= self.limits.open_s:
                 self._become(State.PROBING, now)
                 self._healthy_since = None
@@ -89,7 +104,8 @@ class Gate(Locked):
                 self._probe_until = now + _PROBE_MOST_S
                 return Permit(self._generation, is_probe=True)
             if self.state is State.RAMPING:
-                share = (now - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
+                at = now if self.held_at is None else self.held_at
+                share = (at - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
                 return Permit(self._generation) if self._rng.random() < share else None
             return None if self.state is State.OPEN else Permit(self._generation)
 
@@ -100,7 +116,7 @@ class Gate(Locked):
                 return None
             if permit.is_probe:
                 self._probe_until = None
-            if succeeded is None:
+            if succeeded is None or self.held_at is not None:
                 return None
             if self.state is State.PROBING:
                 return self._after_probe(now, succeeded=succeeded, slow=seconds >= self.limits.slow_s)

@@ -122,6 +122,7 @@ class Hedge:
         gates: the breakers; without one a source counts as closed.
         take: takes a token of the budget that retries use; False if there is none.
         once: asks one source once, past the retries: a hedge is not retried and earns nothing.
+        is_drained: whether an operator wants a source not to be asked.
     """
 
     def __init__(
@@ -133,9 +134,10 @@ class Hedge:
         gates: Mapping[str, Gate],
         take: Callable[[], bool],
         once: Next,
+        is_drained: Callable[[str], bool] = lambda source: False,
     ) -> None:
         self._clock, self.pairs, self._recent, self._gates = clock, pairs, recent, gates
-        self._take, self._once = take, once
+        self._take, self._once, self._is_drained = take, once, is_drained
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         pair = self.pairs.get(request.rules[0].online)
@@ -236,9 +238,11 @@ class Hedge:
         return None
 
     def _is_closed(self, pair: Pair) -> bool:
-        """Whether neither breaker has anything against it: what is probed must be let answer."""
+        """Whether nobody has anything against either: what is probed, too, must be let answer."""
         gates = self._gates
-        return all(source not in gates or gates[source].state == _CLOSED for source in (pair.source, pair.replica))
+        return not self._is_drained(pair.replica) and all(
+            source not in gates or gates[source].state == _CLOSED for source in (pair.source, pair.replica)
+        )
 
     def _since(self, source: str) -> float:
         return self._gates[source].since if source in self._gates else 0.0

@@ -168,6 +168,17 @@ class Counters:
         names = [name.removeprefix(PREFIX) for name in NAMES]
         return {name: found.get(name, {}) for name in names}
 
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Rows answered: view -> the name of the origin -> how many. Nothing else is looked at."""
+        with self._lock:
+            cells = {view: list(counted) for view, counted in self._rows.items()}
+        found: dict[str, dict[str, int]] = {view: {} for view in cells}
+        for view, counted in cells.items():
+            for at, n in _counted(counted):
+                name = Origin(at // 2 // _STATUSES).name
+                found[view][name] = found[view].get(name, 0) + n
+        return found
+
     def stats(self) -> dict[str, list[dict[str, Any]]]:
         """Everything as plain values: name -> a list of labels with `value`, or with `count` and `sum`."""
         told: dict[str, list[dict[str, Any]]] = {}

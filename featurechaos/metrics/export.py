@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from socketserver import TCPServer
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
     from prometheus_client.registry import Collector
 
+log = logging.getLogger(__name__)
+
+Pages = Mapping[str, Callable[[], tuple[bool, Any]]]
+NO_PAGES: Pages = MappingProxyType({})
 LOOPBACK = "127.0.0.1"
 _STALLED_S = 2.0
 """A connection that says nothing for this long is closed."""
@@ -41,8 +47,10 @@ def collector(counters: Counters) -> Collector:
     return found
 
 
-def serve(counters: Counters, port: int, *, host: str = LOOPBACK) -> Endpoint:
+def serve(counters: Counters, port: int, *, host: str = LOOPBACK, pages: Pages = NO_PAGES) -> Endpoint:
     """Answer `GET /metrics` until closed; port 0 takes any free one.
+
+    `pages` are answered beside it: path -> what says whether all is well, and a body; 200 or 503, as JSON.
 
     Raises SpecError if `prometheus-client` is missing or the port is taken.
     """
@@ -51,12 +59,32 @@ def serve(counters: Counters, port: int, *, host: str = LOOPBACK) -> Endpoint:
     registry.register(collector(counters))
     problem = ""
     try:
-        server = make_server(host, port, client.make_wsgi_app(registry), _Server, _Handler)
+        server = make_server(host, port, _with_pages(client.make_wsgi_app(registry), pages), _Server, _Handler)
     except OSError as error:
         problem = f"metrics.port: {host}:{port} cannot be listened on: {error.strerror or error}"
     else:
         return Endpoint(server)
     raise SpecError(problem)
+
+
+def _with_pages(metrics: Any, pages: Pages) -> Any:
+    """The metrics, and some pages beside them; those are nobody's but GET's."""
+
+    def answered(environ: dict[str, Any], start_response: Any) -> Any:
+        page = pages.get(environ.get("PATH_INFO", ""))
+        if page is None or environ.get("REQUEST_METHOD") not in {"GET", "HEAD"}:
+            return metrics(environ, start_response)
+        try:
+            is_well, body = page()
+        except Exception as error:
+            log.exception("the page %s could not be made", environ.get("PATH_INFO"))
+            is_well, body = False, {"error": type(error).__name__}
+        content = json.dumps(body, default=str).encode() + b"\n"
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        start_response("200 OK" if is_well else "503 Service Unavailable", headers)
+        return [content]
+
+    return answered
 
 
 class Endpoint:

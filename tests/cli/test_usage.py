@@ -30,6 +30,13 @@ COMMANDS = [
     "drill run",
     "drill check",
     "drill list",
+    "status",
+    "source drain",
+    "source hold",
+    "source auto",
+    "faults list",
+    "faults on",
+    "faults off",
 ]
 
 
@@ -47,7 +54,7 @@ def test_every_command_has_help_with_examples_that_name_it(
     assert max(map(len, ran.out.splitlines())) <= int(columns)
 
 
-@pytest.mark.parametrize("group", ["", "config", "snapshot", "drill"])
+@pytest.mark.parametrize("group", ["", "config", "snapshot", "drill", "source", "faults"])
 def test_a_group_alone_lists_its_commands(group: str, run: Run) -> None:
     ran = run(*group.split())
 

@@ -228,13 +228,30 @@ def test_shares_of_all_holders_stay_within_the_cap(listening: FeatureClient) -> 
             assert len(listed(url, TOKEN)) == 2
 
 
-def test_who_is_not_armed_does_not_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_not_armed_takes_no_faults(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEATURECHAOS_CHAOS")
     client = world.client(world.config(**LISTENS))
 
     client.get_online_features(["plane:number"], {"tail": KEYS})
 
     assert client.chaos.listening is None
+    url = client.status()["control"]
+    with pytest.raises(ChaosRefused, match="FEATURECHAOS_CHAOS: wanted 'armed'"), hold(
+        url, TOKEN, Outage("primary"), **WHOLE
+    ):  # fmt: skip
+        pytest.fail("it was let in")
+    assert client.chaos.live() == ()
+
+
+def test_who_knows_no_token_does_not_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEATURECHAOS_CHAOS")
+    monkeypatch.delenv("FEATURECHAOS_TOKEN")
+    client = world.client(world.config(**LISTENS))
+
+    client.get_online_features(["plane:number"], {"tail": KEYS})
+
+    assert client.status()["control"] is None
+    assert [each for each in threading.enumerate() if each.name == "featurechaos-control"] == []
 
 
 def test_a_port_that_is_taken_costs_no_request(world: World, caplog: pytest.LogCaptureFixture) -> None:

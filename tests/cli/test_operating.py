@@ -1,0 +1,208 @@
+"""`status`, `source` and `faults` against a service that runs in this process, over its sockets."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurechaos import FeatureClient, Origin
+from featurechaos.faults.remote import steer
+from tests.cli.conftest import MEMORY, Run, start
+
+TOKEN = "a-token-that-only-tests-know"
+SERVICE = (
+    MEMORY.replace("{primary: {type: memory}}", "{primary: {type: memory}, second: {type: memory}}").replace(
+        "{on_missing: default}", "{on_missing: default, deadline_s: 0.5}"
+    )
+    + "chaos: {enabled: true, max_share: 1.0, listen: '127.0.0.1:0'}\nmetrics: {port: 0}\n"
+)
+
+
+@pytest.fixture
+def service(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeatureClient]:
+    """A service with a primary and a replica, and its config where the commands look for one."""
+    (folder / "featurechaos.yaml").write_text(SERVICE)
+    monkeypatch.setenv("FEATURECHAOS_CHAOS", "armed")
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+    with FeatureClient.from_config(folder / "featurechaos.yaml") as client:
+        at = [dt.datetime.fromtimestamp(client.clock.wall(), dt.UTC)]
+        client.write_to_online_store("plane", {"tailnum": ["x"], "seats": [1], "event_timestamp": at})
+        primary, second = client.store("primary"), client.store("second")
+        second.rows |= primary.rows  # type: ignore[attr-defined]
+        yield client
+
+
+def at(client: FeatureClient) -> str:
+    return str(client.status()["control"]).removeprefix("http://").removesuffix("/faults")
+
+
+def origin(client: FeatureClient) -> Origin:
+    return Origin(client.get_online_features(["plane:seats"], {"tailnum": ["x"]}).provenance("plane").origin[0])
+
+
+def test_status_says_who_serves(service: FeatureClient, run: Run) -> None:
+    origin(service)
+    service.steer("second", "drain", reason="a disk is swapped")
+
+    ran, raw = run("status", "--at", at(service)), run("status", "--at", at(service), "--json")
+
+    assert (ran.code, ran.err) == (0, "")
+    for word in ("flights", "primary", "drained", "a disk is swapped", "no fault is on", "served by"):
+        assert word in ran.out
+    told = json.loads(raw.out)
+    assert told["sources"]["second"]["state"] == "drained"
+    assert told["views"]["plane"]["serves"] == "primary"
+    assert "degraded_requests" in told
+
+
+def test_status_can_be_asked_of_the_metrics_endpoint(
+    service: FeatureClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEATURECHAOS_TOKEN")
+    monkeypatch.delenv("FEATURECHAOS_CHAOS")
+    port = service.observer._endpoint.port  # type: ignore[union-attr]
+
+    told = json.loads(run("status", "--at", f"127.0.0.1:{port}", "--json").out)
+
+    assert told["project"] == "flights"
+    assert "degraded_requests" not in told
+
+
+def test_drain_hold_and_auto(service: FeatureClient, run: Run) -> None:
+    ran = run("source", "drain", "primary", "--reason", "change 4711", "--at", at(service))
+
+    assert (ran.code, ran.out, ran.err) == (0, "source 'primary': drain\n", "")
+    standing = service._serving.steer.standing["primary"]
+    assert (standing.order, standing.reason) == ("drain", "change 4711")
+    assert json.loads(run("source", "hold", "primary", "--reason", "x", "--at", at(service), "--json").out) == {
+        "source": "primary", "order": "hold", "views": [],
+    }  # fmt: skip
+    run("source", "auto", "primary", "--at", at(service))
+    assert service._serving.steer.standing == {}
+
+
+def test_who_orders_what_and_why_is_on_record(service: FeatureClient, caplog: pytest.LogCaptureFixture) -> None:
+    steer(str(service.status()["control"]), TOKEN, "primary", "drain", reason="change 4711\nforged: a line")
+
+    lines = [record.getMessage() for record in caplog.records if "drain" in record.getMessage()]
+    assert len(lines) == 2
+    assert all("4711" in line for line in lines)
+    assert f"pid {os.getpid()}" in lines[1]
+    assert not any("\n" in line for line in lines), "what comes from outside begins no line of its own"
+
+
+def test_draining_the_last_source_is_done_and_said(service: FeatureClient, run: Run) -> None:
+    run("source", "drain", "second", "--reason", "x", "--at", at(service))
+
+    ran = run("source", "drain", "primary", "--reason", "x", "--at", at(service))
+
+    assert ran.code == 0
+    assert ran.err.startswith("no online source is left for airport_hourly, plane, dest")
+    assert origin(service) in (Origin.DEFAULT, Origin.NONE)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("source drain primry --reason x", "orders at http://{at}/sources/primry: source wants one of primary, second"),
+        ("source drain a/b --reason x", "source wants one of primary, second, got 'a/b'"),
+        ("faults on outge primary --share 0.1 --reason x", "there is no fault 'outge', did you mean 'outage'?"),
+        ("faults on delay primary --share 0.1 --reason x", "delay: missing 1 required positional argument: 'delay_s'"),
+        ("faults on delay primary --set delay_s --share 0.1 --reason x", "--set wants NAME=VALUE, got 'delay_s'"),
+        ("faults on outage nobody --share 0.1 --reason x", "source wants one of primary, second, got 'nobody'"),
+    ],
+)
+def test_what_is_no_order_is_told_in_one_sentence(service: FeatureClient, run: Run, words: str, message: str) -> None:
+    ran = run(*words.split(), "--at", at(service))
+
+    assert ran.code != 0
+    assert ran.err.count("\n") == 1
+    assert message.format(at=at(service)) in ran.err
+
+
+def test_a_wrong_token_is_refused(service: FeatureClient, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", "another-token-altogether")
+
+    ran = run("source", "drain", "primary", "--reason", "x", "--at", at(service))
+
+    assert ran.code == 1
+    assert "wanted the header Authorization: Bearer and the token" in ran.err
+    assert service._serving.steer.standing == {}
+
+
+@pytest.mark.parametrize("command", ["status", "source drain primary --reason x", "faults list"])
+def test_a_config_that_names_no_port_says_what_to_write(folder: Path, run: Run, command: str) -> None:
+    ran = run(*command.split())
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "chaos.listen" in ran.err
+
+
+@pytest.mark.parametrize("command", ["status", "faults list", "source auto primary"])
+def test_a_service_that_is_not_there_is_told(
+    folder: Path, run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+
+    ran = run(*command.split(), "--at", "127.0.0.1:9")
+
+    assert ran.code == 1
+    assert "no answer" in ran.err
+
+
+def test_a_fault_is_on_while_the_command_runs(service: FeatureClient, folder: Path, run: Run) -> None:
+    words = ["faults", "on", "outage", "primary", "--share", "1", "--no-control", "--reason", "a test"]
+    with start(*words, "--at", at(service), folder=folder) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr.readline() == "outage:primary is on for at most 60 s; Ctrl-C ends it\n"
+        listed = json.loads(run("faults", "list", "--at", at(service), "--json").out)
+        shown = run("faults", "list", "--at", at(service)).out
+        assert origin(service) == Origin.REPLICA
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+
+    assert process.returncode == 0
+    assert [(one["fault"], one["source"], one["share"]) for one in listed] == [("outage", "primary", 1.0)]
+    assert "a test" in shown
+    assert said == "outage:primary is off (released): applied 1, spared 0, missed 0\n"
+    assert service.chaos.live() == ()
+
+
+def test_faults_off_ends_what_another_holds(service: FeatureClient, folder: Path, run: Run) -> None:
+    words = ["faults", "on", "delay", "primary", "--set", "delay_s=0.001", "--share", "0.1", "--reason", "a test"]
+    with start(*words, "--at", at(service), folder=folder) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        assert run("faults", "off", "--at", at(service)).out == "1 ended\n"
+        assert service.chaos.live() == ()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (0, "")
+    assert run("faults", "off", "--at", at(service)).out == "no fault was on\n"
+    assert run("faults", "list", "--at", at(service)).out == "no fault is on\n"
+
+
+def test_orders_are_taken_where_faults_are_not(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = SERVICE.replace("enabled: true", "enabled: false")
+    (folder / "featurechaos.yaml").write_text(config)
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+    with FeatureClient.from_config(folder / "featurechaos.yaml") as client:
+        client.ready()
+
+        assert run("source", "drain", "primary", "--reason", "x", "--at", at(client)).code == 0
+        ran = run("faults", "on", "outage", "primary", "--share", "1", "--reason", "x", "--at", at(client))
+
+        assert ran.code == 1
+        assert "chaos.enabled: wanted true" in ran.err
+        assert client.chaos.live() == ()
+    assert not [each for each in threading.enumerate() if each.name in ("featurechaos-control", "featurechaos-metrics")]
