@@ -202,7 +202,11 @@ class _Common(Locked):
         with self._lock:
             if self._is_started or self._is_closed:
                 return
-            for store in self._snapshots.values():
+            if self.settings.is_bypassed:
+                log.warning(
+                    "%s: FEATURECHAOS_BYPASS=1: plain reads of the first source, nothing else", self.settings.name
+                )
+            for store in () if self.settings.is_bypassed else self._snapshots.values():
                 if hasattr(store, "start"):
                     store.start()
             self.observer.serve({"/livez": _alive, "/readyz": self._readyz, "/status": self._shown})

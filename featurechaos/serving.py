@@ -302,6 +302,8 @@ def _nothing(request: Request) -> Plan[Reading]:
 
 def refusal(settings: Settings) -> str:
     """Why this installation may not inject, in words; nothing if it may."""
+    if settings.is_bypassed:
+        return "FEATURECHAOS_BYPASS: wanted anything but 1 in the environment to inject faults, got 1"
     if not settings.chaos.enabled:
         return f"{settings.name}: chaos.enabled: wanted true to inject faults, got false"
     if not settings.is_armed:

@@ -36,6 +36,7 @@ class Status:
             "config": self.settings.name,
             "pid": os.getpid(),
             "at": iso(self.clock.wall()),
+            "bypass": self.settings.is_bypassed,
             "sources": {name: self._source(name, incidents) for name in self.settings.sources},
             "views": {name: self._view(name, rules, rows.get(name, {})) for name, rules in self.serving.rules.items()},
             "faults": self._faults(),

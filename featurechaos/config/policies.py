@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from featurechaos.config.mistakes import Mistake, Path, near
@@ -53,6 +54,20 @@ def _last_known(whole: LastKnown | None, own: LastKnown | None) -> LastKnown | N
     if own is None:
         return None
     return (whole or LastKnown()).model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def bypassed(policy: Policy, policies: Mapping[str, ViewPolicy]) -> tuple[Policy, dict[str, ViewPolicy]]:
+    """The same policies with nothing in the way: one read of each view's first online source, and its defaults.
+
+    A view that no online source is asked for stays as it is.
+    """
+    plain = dict.fromkeys(("retry", "breaker", "empty", "hedge", "last_known"))
+    return policy.model_copy(update=plain), {
+        name: replace(one, order=one.online[:1], online=one.online[:1], local=(), last_known=None)
+        if one.online
+        else replace(one, last_known=None)
+        for name, one in policies.items()
+    }
 
 
 def check_times(policy: Policy, policies: Mapping[str, ViewPolicy], sources: Mapping[str, Source]) -> None:

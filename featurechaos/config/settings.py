@@ -73,6 +73,8 @@ class Settings:
         policy: what holds for all views; its `order` is filled in.
         services: name -> references `view:feature`.
         is_armed: whether the environment allowed faults when this was loaded.
+        is_bypassed: whether the environment wanted plain reads of the first source and nothing else; the policies are
+            those then.
         chaos_token: what another process must show to inject here, from the environment; never shown.
         source_text: the config as given, before any `${...}` was filled in; loads to the same settings
             where the environment is the same. May hold a secret written into it: show `dump()` instead.
@@ -95,6 +97,7 @@ class Settings:
     secrets: Secrets = field(repr=False, compare=False)
     stores: Mapping[str, type[Store]] | None = field(repr=False, compare=False, default=None)
     chaos_token: str | None = field(repr=False, compare=False, default=None)
+    is_bypassed: bool = False
 
     def dump(self) -> dict[str, Any]:
         """What is really in force, in the shape of a config, as plain values and without secrets."""
