@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from featurechaos.clock import SystemClock
-from featurechaos.demo.servers import S3Server
+from featurechaos.demo.servers import SeaweedServer
 from tests.nemesis.worlds import BUCKET
 
 _AHEAD_S = 30
 
 
 @contextmanager
-def half_published(s3: S3Server, project: str, view: str) -> Iterator[None]:
-    """For a while CURRENT names an image whose manifest ends in its middle; its date keeps others from moving it."""
+def half_published(s3: SeaweedServer, project: str, view: str) -> Iterator[str]:
+    """For a while CURRENT names an image whose manifest ends in its middle; its date keeps others from moving it.
+
+    Gives the image's id.
+    """
     from featurechaos_s3.manifest import Current, current_key, home, snapshot_id
 
     client = s3.client()
@@ -37,7 +40,7 @@ def half_published(s3: S3Server, project: str, view: str) -> Iterator[None]:
         put(f"{home(view)}v={name}/manifest.json", half)
         put(current_key(view), Current(name, when, hashlib.sha256(half).hexdigest()).to_json())
         try:
-            yield
+            yield name
         finally:
             put(current_key(view), before)
             client.delete_object(Bucket=BUCKET, Key=f"{project}/{home(view)}v={name}/manifest.json")

@@ -20,6 +20,7 @@ from tests.nemesis.worlds import World, targets
 ROOT = Path(__file__).parents[2]
 _READY_MOST_S, _END_MOST_S = 90.0, 60.0
 _TRICKLE_S, _SLOW_S = 0.005, 0.15
+_FELT_MOST_S = 25.0
 
 
 class Helper:
@@ -198,9 +199,15 @@ class Conductor:
         self._world.bucket.turn("pass")
 
     @contextmanager
-    def _half(self, strike: Strike) -> Iterator[None]:
-        with half_published(self._world.s3, self._world.project, ("base", "slow", "strict")[int(strike.draw * 3)]):
-            yield
+    def _half(self, strike: Strike) -> Iterator[Callable[[], tuple[int, str]]]:
+        view = ("base", "slow", "strict")[int(strike.draw * 3)]
+        with half_published(self._world.s3, self._world.project, view) as image:
+            before = self._world.bucket.watch(image)
+            yield lambda: (asked - before, f"of {view}, asked for {asked - before} times")
+            # Readers look every few seconds, and on a busy machine their children take as long again.
+            until = now() + _FELT_MOST_S
+            while not (asked := self._world.bucket.watch(image)) > before and now() < until:
+                self._stop.wait(0.1)
 
     @contextmanager
     def _jumped(self, strike: Strike) -> Iterator[Callable[[], tuple[int, str]]]:

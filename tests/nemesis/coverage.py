@@ -110,9 +110,10 @@ def numbers(history: History, occurred: Mapping[str, int]) -> Iterator[str]:
             cancelled = int((told.requests["outcome"] == CANCELLED).sum())
             samples = [note for note in told.notes if note["what"] == "sample"]
             peaks = {what: max((note[what] for note in samples), default=0) for what in _SAMPLED}
+            what = "requests, hedging" if told.hedges else "requests"
             yield (
-                f"{told.actor}: {len(told.requests)} requests, {cancelled} cancelled; p50 {p50:.1f}, p99 {p99:.1f}, "
-                f"most {took.max():.1f} ms; at most " + ", ".join(f"{peak} {what}" for what, peak in peaks.items())
+                f"{told.actor}: {len(took)} {what}, {cancelled} cancelled; p50 {p50:.1f}, p99 {p99:.1f}, most "
+                f"{took.max():.1f} ms; at most " + ", ".join(f"{peak} {what}" for what, peak in peaks.items())
             )
     sent = Counter((one.source, one.number) for one in history.sent if one.is_sent)
     for source in sorted({source for source, _ in sent}):

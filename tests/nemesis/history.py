@@ -159,6 +159,11 @@ class Told:
         return any(note["what"] == "opened" and note.get("child") for note in self.notes)
 
     @property
+    def hedges(self) -> bool:
+        """Whether its client asks the replica too where the primary is slower than usual."""
+        return any(note["what"] == "opened" and note.get("hedges") for note in self.notes)
+
+    @property
     def of_row(self) -> NDArray[np.intp]:
         """The request of each row."""
         return np.repeat(np.arange(len(self.requests)), self.requests["rows"])

@@ -33,6 +33,11 @@ class FaultProxy(Server):
         """Put a mode in force; it is when this returns. Gives the counts so far."""
         return self._told({"mode": mode, "every_s": every_s})
 
+    def watch(self, text: str) -> int:
+        """From now on count what is asked for with this text in it; the count so far."""
+        count: int = self._told({"watch": text})["counts"].get("watched", 0)
+        return count
+
     def counts(self) -> dict[str, Any]:
         """How often each fault took effect so far, under `counts`, and how many connections are `open`."""
         return self._told({})

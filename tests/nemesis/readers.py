@@ -97,7 +97,7 @@ class Asker:
         request["deadline_s"], request["kind"] = DEADLINE_S, PLAIN
         options: dict[str, Any] = {"full_feature_names": True}
         luck = rng.random()
-        if luck < 0.05:
+        if luck < 0.03:
             options["deadline_s"] = request["deadline_s"] = 0.0
         elif luck < 0.12:
             options["deadline_s"] = request["deadline_s"] = _SHORT_S
@@ -205,7 +205,7 @@ def forked(client: FeatureClient, job: dict[str, Any], number: int, clock: Jumpi
         # A lock inherited held would keep it for ever: then this says where, and ends it.
         faulthandler.dump_traceback_later(_CHILD_MOST_S, exit=True)
         diary = Diary(Path(job["folder"]), f"fork{number}", job["generation"])
-        diary.note("opened", generation=job["generation"], at=now(), child=True)
+        diary.note("opened", generation=job["generation"], hedges=job["hedges"], at=now(), child=True)
         asker, rng = Asker(job["actor"] + 10 + number, job["generation"], clock), Random(f"{job['seed']}/fork{number}")
         for _ in range(_CHILD_READS):
             ask(client, asker, rng, diary)
@@ -316,7 +316,7 @@ def made_ready(refreshed: dict[str, Any], diary: Diary, job: dict[str, Any]) -> 
     if not states <= {"hydrated", "current"}:
         msg = f"the images could not be had: {refreshed}"
         raise RuntimeError(msg)
-    diary.note("opened", generation=job["generation"], at=now(), child=False)
+    diary.note("opened", generation=job["generation"], hedges=job["hedges"], at=now(), child=False)
 
 
 def said(word: str) -> None:

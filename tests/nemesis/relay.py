@@ -1,9 +1,9 @@
 """The process behind `FaultProxy`: passes bytes between clients and one port, or does it badly, and counts.
 
 Run by its path with `CONTROL_FD PORT TARGET_PORT LOG SEED`. It reads lines of JSON `{"mode": ..., "every_s": ...}`
-from the control socket, answers each with a line of counts once the mode is in force, and ends when the other side
-closes. The log has a line for each read it carried, known by its marker key: `sent NUMBER TIME`, and `cut NUMBER
-TIME` when the connection was ended under it. Standard library only.
+or `{"watch": TEXT}` from the control socket, answers each with a line of counts once the mode is in force, and ends
+when the other side closes. The log has a line for each read it carried, known by its marker key: `sent NUMBER
+TIME`, and `cut NUMBER TIME` when the connection was ended under it. Standard library only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Relay:
     def __init__(self, port: int, target_port: int, log: TextIO, rng: Random) -> None:
         self.port, self.target_port, self.log, self.rng = port, target_port, log, rng
         self.mode, self.every_s = "pass", 0.005
+        self.watched = b""
         self.listener: asyncio.Server | None = None
         self.open: dict[Carried, None] = {}
         self.counts: Counter[str] = Counter()
@@ -140,6 +141,8 @@ class Carried:
                     await to_server.drain()
 
     def _note(self, data: bytes) -> None:
+        if self._relay.watched:
+            self._relay.counts["watched"] += data.count(self._relay.watched)
         tail = self._seen_until
         for found in _MARKER.finditer(tail + data):
             if found.end() > len(tail):
@@ -203,6 +206,7 @@ async def main(control_fd: int, port: int, target_port: int, path: str, seed: in
             order = json.loads(line)
             if "mode" in order:
                 await relay.turn(order["mode"], order["every_s"])
+            relay.watched = order.get("watch", "").encode() or relay.watched
             log.flush()
             answers.write(json.dumps({"counts": relay.counts, "open": len(relay.open)}).encode() + b"\n")
 

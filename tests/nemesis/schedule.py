@@ -48,7 +48,7 @@ class _Lane:
 
 _LANES = (
     _Lane(ONLINE_FAULTS, ("primary", "both"), (1.0, 1.4), 6.6, 1.4 + RECOVER_S + LOOK_S),
-    _Lane(BUCKET_FAULTS, ("bucket",), (6.0, 8.0), 12.0, 10.5),
+    _Lane(BUCKET_FAULTS, ("bucket",), (7.0, 8.5), 12.0, 10.5),
     _Lane(READER_FAULTS, ("readers",), (3.0, 5.0), 10.0, 7.0),
 )
 

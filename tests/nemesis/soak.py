@@ -49,7 +49,10 @@ def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) 
         started("writers", "writers", configs={one: world.writer(one) for one in (1, 2)})
         helpers["writers"].wait_until_ready()
         for actor, (name, generation) in enumerate({"threads": 1, "tasks": 2}.items()):
-            started("readers", name, actor=1 + actor, generation=generation, config=world.reader(generation))
+            # One of the two hedges: which of them is the seed's to say.
+            hedges = (seed + actor) % 2 == 1
+            config = world.reader(generation, hedges=hedges)
+            started("readers", name, actor=1 + actor, generation=generation, hedges=hedges, config=config)
         for name in ("threads", "tasks"):
             helpers[name].wait_until_ready()
         begun = now()

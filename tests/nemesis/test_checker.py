@@ -418,6 +418,14 @@ def test_a_primary_that_stays_away_is_found() -> None:
     assert broken(recovering(Origin.REPLICA, Cause.BREAKER_OPEN).history()) == ["g"]
 
 
+def test_what_a_hedge_has_won_says_nothing_of_the_primary() -> None:
+    story = recovering(Origin.REPLICA, Cause.TIMEOUT)
+    assert broken(story.history()) == ["g"]
+
+    story.notes.append({"what": "opened", "hedges": True})
+    assert broken(story.history()) == []
+
+
 def test_a_primary_that_comes_back_is_not() -> None:
     assert broken(recovering(Origin.PRIMARY, Cause.NONE).history()) == []
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos import Origin
+from featurechaos import Cause, Origin
 from tests.live.watchdog import Watchdog
 from tests.nemesis.history import CANCELLED, History, Struck, Told
 from tests.nemesis.schedule import ONLINE_FAULTS, RECOVER_S
@@ -78,10 +78,15 @@ def recoveries(history: History) -> tuple[list[Found], int, list[float]]:
 
 
 def _asked_plainly(told: Told) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Rows that the primary serves whenever it can: when each was asked for, and whether it was the primary's."""
-    requests = told.requests[told.of_row]
-    plain = (told.rows["view"] == BASE) & (requests["deadline_s"] == DEADLINE_S) & np.isnan(requests["max_age_s"])
-    return requests["began"][plain], told.rows["origin"][plain] == Origin.PRIMARY
+    """Rows that the primary serves whenever it can: when each was asked for, and whether it was the primary's.
+
+    What a hedge has won says nothing of the primary.
+    """
+    requests, rows = told.requests[told.of_row], told.rows
+    plain = (rows["view"] == BASE) & (requests["deadline_s"] == DEADLINE_S) & np.isnan(requests["max_age_s"])
+    if told.hedges:
+        plain &= ~((rows["origin"] == Origin.REPLICA) & (rows["cause"] == Cause.TIMEOUT))
+    return requests["began"][plain], rows["origin"][plain] == Origin.PRIMARY
 
 
 def _followed(strikes: Sequence[Struck], history: History) -> list[tuple[Struck, float]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featurechaos.demo.process import Server
-from featurechaos.demo.servers import S3Server, ValkeyServer
+from featurechaos.demo.servers import SeaweedServer, ValkeyServer
 from tests.live.watchdog import hasten
 from tests.nemesis.proxy import FaultProxy
 from tests.nemesis.stored import IMAGES, KINDS, ONLINE, PRIMARY, REPLICA
@@ -30,7 +30,7 @@ BREAKER = {
     "ramp_s": 0.5,
 }
 RETRY = {"attempts": 2, "wait_first_s": 0.002, "budget_ratio": 0.1, "budget_burst": 3}
-REFRESH_S = 5.0
+REFRESH_S = 6.0
 MOST_CONNECTIONS = 32
 _ANSWER_MOST_S = 5.0
 
@@ -41,7 +41,7 @@ class World:
 
     folder: Path
     valkey: dict[str, ValkeyServer]
-    s3: S3Server
+    s3: SeaweedServer
     proxies: dict[str, FaultProxy]
     bucket: FaultProxy
     project: str
@@ -49,7 +49,7 @@ class World:
     @classmethod
     def started(cls, folder: Path, seed: int, stack: ExitStack) -> World:
         valkey = {name: stack.enter_context(ValkeyServer(keeps_data=True, extra=AOF)) for name in ONLINE}
-        s3 = stack.enter_context(S3Server(buckets=(BUCKET,)))
+        s3 = stack.enter_context(SeaweedServer(buckets=(BUCKET,)))
         proxies = {
             name: stack.enter_context(FaultProxy(server.port, folder / f"{name}.wire", seed))
             for name, server in valkey.items()
@@ -65,7 +65,7 @@ class World:
         """It is not the servers' share of the machine that is judged."""
         hasten(server.pid)
 
-    def reader(self, generation: int) -> dict[str, Any]:
+    def reader(self, generation: int, *, hedges: bool) -> dict[str, Any]:
         """The config of a client that serves."""
         sources = {
             name: {
@@ -76,7 +76,7 @@ class World:
             }
             for name, proxy in self.proxies.items()
         }
-        policy = {"deadline_s": DEADLINE_S, "breaker": BREAKER, "retry": RETRY}
+        policy = {"deadline_s": DEADLINE_S, "breaker": BREAKER, "retry": RETRY, "hedge": {} if hedges else None}
         return self._config(generation, {**sources, IMAGES: self._images(self.folder / "cache")}, policy)
 
     def writer(self, generation: int) -> dict[str, Any]:
