@@ -154,21 +154,19 @@ class Part:
 
 
 class Reading:
-    """What came back: a part for each ask, in the asks' order."""
+    """What came back: a part for each ask, in the asks' order.
 
-    __slots__ = ("parts",)
+    `is_partial`: it is of one source, of which some shard did not answer; those rows have a cause in their parts.
+    """
+
+    __slots__ = ("is_partial", "parts")
 
     def __init__(self, parts: list[Part]) -> None:
-        self.parts = parts
+        self.parts, self.is_partial = parts, False
 
     @property
     def is_settled(self) -> bool:
         return all(part.walk is None for part in self.parts)
-
-    @property
-    def is_partial(self) -> bool:
-        """Fresh from a source of which some shard did not answer."""
-        return any(not isinstance(part.cause, int) for part in self.parts)
 
 
 def spread(value: int | bool | NDArray[np.generic], n: int, dtype: type = np.uint8) -> NDArray[np.generic]:
@@ -194,10 +192,8 @@ def rows_of(ask: Ask, answer: Answer, known: Mapping[int, Layout]) -> tuple[Rows
     return rows, frozenset()
 
 
-def causes_of(answer: Answer, n: int) -> int | Codes:
+def causes_of(answer: Partial, n: int) -> Codes:
     """Why rows of an answer were not answered, as `Part.cause` has it."""
-    if not isinstance(answer, Partial):
-        return Cause.NONE
     causes = np.zeros(n, np.uint8)
     for error, lost in answer.lost:
         causes[lost] = cause_of(error)

@@ -11,7 +11,7 @@ from featurechaos.effects import Plan, describe, note, read
 from featurechaos.errors import StoreError
 from featurechaos.model import Origin
 from featurechaos.readings import Part, Reading, Request, causes_of, judge, rows_of
-from featurechaos.stores import Answer
+from featurechaos.stores import Answer, Partial
 
 _ASK_AGAIN_S = 10.0
 _AFTER_ERROR_S = 0.5
@@ -38,10 +38,14 @@ class Fetch:
             decoded = self._decoded(request, answers)
         origin = int(self._roles[request.source])
         parts = []
-        for answer, (rows, _), rules in zip(answers, decoded, request.rules, strict=True):
+        for (rows, _), rules in zip(decoded, request.rules, strict=True):
             judge(rows, rules, request.wall_us)
-            parts.append(Part(rows, origin=origin, cause=causes_of(answer, len(rows))))
-        return Reading(parts)
+            parts.append(Part(rows, origin=origin))
+        reading = Reading(parts)
+        for part, answer in zip(parts, answers, strict=True):
+            if type(answer) is Partial:
+                part.cause, reading.is_partial = causes_of(answer, len(part)), True
+        return reading
 
     def _decoded(self, request: Request, answers: list[Answer]) -> list[tuple[Rows, frozenset[int]]]:
         return [rows_of(ask, answer, self._known) for ask, answer in zip(request.asks, answers, strict=True)]

@@ -105,6 +105,7 @@ class Retry:
                 continue
             for (i, rows), part in zip(wants.items(), more.parts, strict=True):
                 reading.parts[i].fill(rows, part)
+            reading.is_partial = any(not isinstance(part.cause, int) for part in reading.parts)
         return reading
 
     def _judged(self, request: Request) -> RetryCallState:
