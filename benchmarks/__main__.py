@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -15,6 +16,8 @@ from benchmarks.harness import Options, parser, play
 from benchmarks.results import Result, complaints, goal_table
 
 BENCHES = ("read", "policy", "import", "failover", "snapshot", "impact", "scale")
+_QUIET = 0.5
+"""The load for each core above which a run says that it is not alone."""
 
 
 def main() -> int:
@@ -22,6 +25,8 @@ def main() -> int:
     made.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, help="some of the benches")
     arguments = made.parse_args()
     options = Options(arguments.seed, arguments.quick)
+    if not options.is_quick and (load := os.getloadavg()[0]) > _QUIET * (os.cpu_count() or 1):
+        print(f"this machine is busy (load {load:.1f}): wall times and ratios will not repeat", file=sys.stderr)
     results = [one(name, options, is_silent=arguments.json) for name in arguments.only]
     measured = {key: got for result in results for key, got in result.measured.items()}
     said = [] if options.is_quick or len(results) < len(BENCHES) else complaints(measured)

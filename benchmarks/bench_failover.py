@@ -27,6 +27,7 @@ import redis
 from numpy.typing import NDArray
 
 from benchmarks.harness import Options, main
+from benchmarks.inside import mark_at
 from benchmarks.load import ENTITIES, KEY, LOCAL, MARK, PRIMARY, REPLICA, VIEW, WHO, WRONG
 from benchmarks.peers import feast_environment, feast_python
 from benchmarks.results import ROOT, Cell, Plot, Result, Table
@@ -281,8 +282,8 @@ def services(servers: Servers, seed: int, folder: Path, *, port: int) -> list[Se
     ports = (port, servers.replica.port)
     with FeatureClient.from_config(servers.config(*ports)) as client:
         head = client.settings.views[VIEW].head.decode()
-        at = client._serving.layouts[VIEW].spots[MARK]
-    rows = {"head": head, "at": 4 * (at.run.at + at.at), "ports": ports, "seed": seed, "features": features_of(VIEW)}
+        at = 4 * mark_at(client, VIEW, MARK)
+    rows = {"head": head, "at": at, "ports": ports, "seed": seed, "features": features_of(VIEW)}
 
     def job(kind: str, **more: Any) -> dict[str, Any]:
         return {**rows, "kind": kind, "path": str(folder / f"{kind}-{len(more)}-{more.get('is_tuned')}.json"), **more}

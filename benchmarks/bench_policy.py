@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,16 +19,13 @@ from typing import Any
 import tenacity
 
 from benchmarks.harness import Awaited, Called, Contender, Options, Timing, alternate, main, pinned
+from benchmarks.inside import AsyncParts, Parts, SyncParts, aeach, each
 from benchmarks.results import Result, Table
 from benchmarks.worlds import KEY, MARK, PATIENT, ReadWorld, features_of, references, rows_of, touch, view_of
 from featurechaos import AsyncFeatureClient, FeatureClient
 from featurechaos.clock import SystemClock
-from featurechaos.effects import stack
-from featurechaos.engine import arun, run
 from featurechaos.errors import StoreError
-from featurechaos.faults.exercise import Exercise
 from featurechaos.readings import Request
-from featurechaos.serving import Serving
 
 ABOUT = """CPU microseconds a request, the best of the rounds and their median, and what is above the bare call. `gives`
 says what a stack does; none of the others bounds a blocking call in time, falls back by row, or says where a value came
@@ -153,34 +150,21 @@ def hyx_stack(call: Callable[[Any], Awaitable[Any]]) -> Guard:
     return guarded
 
 
-class Shelf:
-    """A client over memory, with rows in it, and requests that were made before the clock runs."""
+class Batches:
+    """Batches of requests, each for the next entity, made before the clock runs."""
 
-    def __init__(self, client: FeatureClient | AsyncFeatureClient, seed: int) -> None:
-        self.client, self.serving = client, client._serving
-        self.wanted = references(["b"])
-        self._at = seed
+    def __init__(self, parts: Parts, seed: int) -> None:
+        self._parts, self._at = parts, seed
 
-    def request(self) -> Request:
-        """A request for the next entity."""
+    def requests(self, _: Any) -> list[Request]:
+        return [self._parts.request(self._rows()) for _ in range(BATCH)]
+
+    def addressed(self, _: Any) -> list[Request]:
+        return [self._parts.addressed(self._rows()) for _ in range(BATCH)]
+
+    def _rows(self) -> list[dict[str, int]]:
         self._at += 1
-        call = self.serving.call(
-            self.wanted,
-            [{KEY: self._at % ENTITIES}],
-            full_feature_names=False,
-            deadline_s=None,
-            max_age_s=None,
-            on_exhausted=None,
-            request_id=None,
-        )
-        return call.request
-
-    def batch(self, _: Any) -> list[Request]:
-        return [self.request() for _ in range(BATCH)]
-
-    def direct(self, _: Any) -> list[Request]:
-        """The same, addressed to the store as the innermost layer gets them."""
-        return [request.to("primary") for request in self.batch(None)]
+        return [{KEY: self._at % ENTITIES}]
 
 
 ENTITIES = 1000
@@ -201,50 +185,24 @@ def rows() -> dict[str, Any]:
     return {KEY: list(range(ENTITIES)), "event_timestamp": [when] * ENTITIES, **columns}
 
 
-def each(guard: Guard) -> Callable[[Iterable[Request]], Any]:
-    """A call that does a batch, one request after another."""
-
-    def call(requests: Iterable[Request]) -> Any:
-        got = None
-        for request in requests:
-            got = guard(request)
-        return got
-
-    return call
-
-
-def aeach(guard: Guard) -> Callable[[Iterable[Request]], Awaitable[Any]]:
-    async def call(requests: Iterable[Request]) -> Any:
-        got = None
-        for request in requests:
-            got = await guard(request)
-        return got
-
-    return call
-
-
 def guards(options: Options) -> tuple[dict[str, Timing], list[Stack]]:
     """The bare call, and what guards it, for threads."""
     with FeatureClient.from_config(config()) as client:
         client.write_to_online_store("b", rows())
-        shelf, store, world = Shelf(client, options.seed), client.store("primary"), client._world
-        serving = shelf.serving
-        # A stack made as a client makes it, around nothing but the read.
-        hook = stack([exercise_of(serving)], serving.fetch)
-
-        def bare(request: Request) -> Any:
-            return store.read(request.asks, request.until)
-
+        parts = SyncParts(client, references(["b"]))
+        batches = Batches(parts, options.seed)
         inside = [
-            Stack(BARE, "", bare),
-            Stack(LOOP, "retry, breaker", by_hand(bare)),
-            *sync_stacks(bare),
-            Stack(FETCH, "columns, ages judged", lambda request: run(serving.fetch(request), world)),
-            Stack(HOOK, "", lambda request: run(hook(request), world)),
+            Stack(BARE, "", parts.bare),
+            Stack(LOOP, "retry, breaker", by_hand(parts.bare)),
+            *sync_stacks(parts.bare),
+            Stack(FETCH, "columns, ages judged", parts.fetched),
+            Stack(HOOK, "", parts.hooked),
         ]
-        contenders: list[Contender] = [Called(one.name, each(one.guard), shelf.direct, per=BATCH) for one in inside]
-        ours = Stack(OURS, "all of it, by row", asker(client))
-        contenders.append(Called(ours.name, each(ours.guard), shelf.batch, per=BATCH))
+        contenders: list[Contender] = [
+            Called(one.name, each(one.guard), batches.addressed, per=BATCH) for one in inside
+        ]
+        ours = Stack(OURS, "all of it, by row", parts.whole)
+        contenders.append(Called(ours.name, each(ours.guard), batches.requests, per=BATCH))
         return alternate(contenders, rounds=options.rounds, calls=options.pick(6, 2)), [*inside, ours]
 
 
@@ -255,21 +213,12 @@ def without(options: Options) -> dict[str, Timing]:
         for name, policy in {OURS: {}, **{f"without {one}": {one: None} for one in LAYERS}}.items():
             client = ends.enter_context(FeatureClient.from_config(config(**policy)))
             client.write_to_online_store("b", rows())
-            shelf = Shelf(client, options.seed)
-            contenders.append(Called(name, each(asker(client)), shelf.batch, per=BATCH))
+            parts = SyncParts(client, references(["b"]))
+            contenders.append(Called(name, each(parts.whole), Batches(parts, options.seed).requests, per=BATCH))
         return alternate(contenders, rounds=options.rounds, calls=options.pick(6, 2))
 
 
-LAYERS = ("retry", "breaker", "last_known")
-
-
-def asker(client: FeatureClient) -> Guard:
-    serving, world = client._serving, client._world
-    return lambda request: run(serving.asked(request), world)
-
-
-def exercise_of(serving: Serving) -> Exercise:
-    return Exercise(serving.board, serving.clock, history={}, online=frozenset(["primary"]), known=serving.known)
+LAYERS = ("retry", "breaker", "empty", "last_known")
 
 
 def aguards(options: Options) -> tuple[dict[str, Timing], list[Stack]]:
@@ -278,17 +227,14 @@ def aguards(options: Options) -> tuple[dict[str, Timing], list[Stack]]:
     client = AsyncFeatureClient.from_config(config())
     try:
         loop.run_until_complete(client.write_to_online_store("b", rows()))
-        shelf, store, world = Shelf(client, options.seed), client._world.stores["primary"], client._world
-
-        async def bare(request: Request) -> Any:
-            return await store.read(request.asks, request.until)
-
-        inside = [Stack(BARE, "", bare), *loop.run_until_complete(async_stacks(bare))]
+        parts = AsyncParts(client, references(["b"]))
+        batches = Batches(parts, options.seed)
+        inside = [Stack(BARE, "", parts.bare), *loop.run_until_complete(async_stacks(parts.bare))]
         contenders: list[Contender] = [
-            Awaited(one.name, aeach(one.guard), loop, shelf.direct, per=BATCH) for one in inside
+            Awaited(one.name, aeach(one.guard), loop, batches.addressed, per=BATCH) for one in inside
         ]
-        ours = Stack(OURS, "all of it, by row", lambda request: arun(shelf.serving.asked(request), world))
-        contenders.append(Awaited(ours.name, aeach(ours.guard), loop, shelf.batch, per=BATCH))
+        ours = Stack(OURS, "all of it, by row", parts.whole)
+        contenders.append(Awaited(ours.name, aeach(ours.guard), loop, batches.requests, per=BATCH))
         return alternate(contenders, rounds=options.rounds, calls=options.pick(6, 2)), [*inside, ours]
     finally:
         loop.run_until_complete(client.close())

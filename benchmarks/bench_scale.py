@@ -20,6 +20,7 @@ from benchmarks.bench_read import Lean, mark_spot
 from benchmarks.bench_snapshot import LMDB, Shelves
 from benchmarks.bench_snapshot import contenders_of as places_of
 from benchmarks.harness import Called, Contender, Options, Timing, alternate, main, pinned
+from benchmarks.inside import mark_at
 from benchmarks.load import MARK as LOAD_MARK
 from benchmarks.load import VIEW
 from benchmarks.results import ROOT, Plot, Result, Table
@@ -190,12 +191,12 @@ def by_load(options: Options) -> tuple[list[Rate], list[Rate]]:
         config = patient(primary.port)
         with FeatureClient.from_config(config) as client:
             head = client.settings.views[VIEW].head.decode()
-            spot = client._serving.layouts[VIEW].spots[LOAD_MARK]
+            at = 4 * mark_at(client, VIEW, LOAD_MARK)
         job = {
             "config": config,
             "ports": [primary.port],
             "head": head,
-            "at": 4 * (spot.run.at + spot.at),
+            "at": at,
             "features": features_of(VIEW),
             "for_s": options.pick(_FOR_S, 0.2),
         }
