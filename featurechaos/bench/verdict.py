@@ -78,41 +78,50 @@ def _ends(figures: Figures) -> Iterator[Found]:
 def _unwell(figures: Figures) -> Iterator[Found]:
     """Why what was seen before anything was broken says nothing about the stores."""
     healthy, asked = figures.healthy, figures.record.asked
-    is_noisy = figures.still_share > MOST_STILL
-    if not is_noisy and healthy.waited > MOST_WAITED * healthy.requests:
-        share = shown(healthy.waited / healthy.requests, "share")
-        load = f"{asked.rate_per_s:g} requests a second for {asked.batch} entities each"
-        msg = (
-            f"One process could not ask {load}: {share} of them were late with nothing broken; lower --rate or --batch"
-        )
-        yield Outcome.INCONCLUSIVE, msg
-    if figures.unasked > MOST_UNASKED * (figures.unasked + len(figures.ledger.whole.requests)):
-        yield Outcome.INCONCLUSIVE, f"{figures.unasked:,} requests were due and never asked; lower --rate or --batch"
     if asked.broken and figures.first_origin is None:
         served = words.served(healthy, figures.record.image_age_s)
         yield Outcome.INCONCLUSIVE, f"No online source served before anything was broken: {served}"
     elif healthy.lost > 0.5:
         empty = f"{shown(healthy.lost, 'share')} of rows had no stored value with nothing broken"
         yield Outcome.INCONCLUSIVE, f"{empty}: are the entities those of this store?"
+    if _is_noisy(figures):
+        return
+    if healthy.waited > MOST_WAITED * healthy.requests:
+        share = shown(healthy.waited / healthy.requests, "share")
+        load = f"{asked.rate_per_s:g} requests a second for {asked.batch} entities each"
+        msg = (
+            f"One process could not ask {load}: {share} of them were late with nothing broken; lower --rate or --batch"
+        )
+        yield Outcome.INCONCLUSIVE, msg
+    if _has_unasked(figures):
+        yield Outcome.INCONCLUSIVE, f"{figures.unasked:,} requests were due and never asked; lower --rate or --batch"
 
 
 def _doubts(figures: Figures) -> Iterator[Found]:
     """Why a bench in which nothing went wrong can still not be called held."""
     yield from _unwell(figures)
     yield from _unbroken(figures)
+    are_slow = any(max(one.late, one.waited) > _may_be_late(one) for one in figures.phases.values())
+    if _is_noisy(figures) and (are_slow or _has_unasked(figures)):
+        share = shown(figures.still_share, "share")
+        yield Outcome.INCONCLUSIVE, f"The machine itself stood still for {share} of the time: it is too busy to tell"
     for name, stretch in figures.phases.items():
         if stretch.requests < LEAST_REQUESTS:
             yield (
                 Outcome.INCONCLUSIVE,
                 f"Only {stretch.requests} requests {name}: wanted {LEAST_REQUESTS}; raise --rate or --for-s",
             )
-    are_slow = any(max(one.late, one.waited) > _may_be_late(one) for one in figures.phases.values())
-    if figures.still_share > MOST_STILL and are_slow:
-        share = shown(figures.still_share, "share")
-        yield Outcome.INCONCLUSIVE, f"The machine itself stood still for {share} of the time: it is too busy to tell"
     recovery = figures.recovery
     if recovery is not None and recovery.is_unknown:
         yield Outcome.INCONCLUSIVE, f"Whether it came back was not seen: {recovery.why}"
+
+
+def _is_noisy(figures: Figures) -> bool:
+    return figures.still_share > MOST_STILL
+
+
+def _has_unasked(figures: Figures) -> bool:
+    return figures.unasked > MOST_UNASKED * (figures.unasked + len(figures.ledger.whole.requests))
 
 
 def _unbroken(figures: Figures) -> Iterator[Found]:
@@ -142,12 +151,11 @@ def _unbroken(figures: Figures) -> Iterator[Found]:
 
 def _weaknesses(figures: Figures) -> Iterator[Found]:
     deadline = words.time(figures.record.asked.deadline_s)
-    is_noisy = figures.still_share > MOST_STILL
     for name, stretch in figures.phases.items():
         when = _when(name, figures)
         if stretch.failed:
             yield Outcome.WEAKNESS, f"{when}, {words.count(stretch.failed, stretch.requests)} requests failed"
-        if stretch.told_late > _may_be_late(stretch) and not is_noisy:
+        if stretch.told_late > _may_be_late(stretch) and not _is_noisy(figures):
             late, slowest = words.count(stretch.told_late, stretch.requests), words.time(stretch.spread.max_s)
             told = f"{late} answers came later than the deadline of {deadline}, the slowest after {slowest}"
             yield Outcome.WEAKNESS, f"{when}, {told}"
