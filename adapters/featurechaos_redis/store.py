@@ -127,6 +127,10 @@ class RedisStore:
         self._talk(talks.ping(), until)
         return self._clock.monotonic() - begun
 
+    def server_time(self, until: float) -> float:
+        """The server's wall clock, seconds since the epoch."""
+        return self._talk(talks.server_time(), until)
+
     def stats(self) -> dict[str, int]:
         """Counts of the pool, see `Pool.stats`."""
         return self._pool.stats()

@@ -124,6 +124,17 @@ def ping() -> Talk[None]:
         raise BadReply(msg)
 
 
+def server_time() -> Talk[float]:
+    """The server's wall clock, seconds since the epoch."""
+    (reply,) = yield from say([command(b"TIME")])
+    try:
+        seconds, microseconds = map(int, reply)
+    except (TypeError, ValueError):
+        msg = f"TIME wants seconds and microseconds, got {reply!r:.60}"
+        raise BadReply(msg) from None
+    return seconds + microseconds / 1e6
+
+
 def scan(view: View, cursor: bytes, count: int) -> Talk[tuple[bytes, list[bytes], list[bytes | None]]]:
     """One step of a walk over every stored row of a view: the next cursor, ids, and their blobs."""
     (reply,) = yield from say([scan_command(view, cursor, count)])

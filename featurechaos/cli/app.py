@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from featurechaos.cli import benching, configuring, demoing, drilling, operating, reading, snapshots
+from featurechaos.cli import benching, configuring, demoing, doctoring, drilling, operating, reading, snapshots
 from featurechaos.cli.output import examples, say
 from featurechaos.config.mistakes import near
 from featurechaos.errors import FeatureError, RequestError, SpecError
@@ -160,7 +160,7 @@ def _typer(help_text: str) -> typer.Typer:
 def _assembled() -> typer.Typer:
     whole = _typer("Feature reads that answer in time, and say honestly where each value came from.")
     whole.callback(epilog=examples("featurechaos demo", "featurechaos get plane:seats --entity tailnum=N14228"))(_whole)
-    for module in (demoing, reading, operating, benching):
+    for module in (demoing, reading, doctoring, operating, benching):
         for name, (function, lines) in module.COMMANDS.items():
             whole.command(name, epilog=examples(*lines))(function)
     for name, group in (("config", configuring), ("snapshot", snapshots), ("drill", drilling)):

@@ -30,6 +30,7 @@ COMMANDS = [
     "drill run",
     "drill check",
     "drill list",
+    "doctor",
     "status",
     "source drain",
     "source hold",
