@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from featurechaos import config
-from featurechaos.clock import Clock, SystemClock
+from featurechaos.clock import Clock, ShiftedClock, SystemClock
 from featurechaos.codec import encode_keys, encode_tombstones
 from featurechaos.config import Settings
 from featurechaos.effects import Plan
@@ -26,6 +26,7 @@ from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreE
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
+from featurechaos.keeping import AsyncKeeper, Keeper
 from featurechaos.layers.steer import TOLD, Order
 from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
@@ -363,6 +364,14 @@ class _Common(Locked):
                 except StoreError as error:
                     log.warning("no rows for %s: %s", fault.name, error)
 
+    def _left_alone(self) -> None:
+        """A source is not asked any more: from now on it is read off the request path, to see."""
+        self._serving.probe_in_s()
+        self._begin_probes()
+
+    def _begin_probes(self) -> None:
+        raise NotImplementedError
+
     def _is_up(self, name: str) -> bool:
         raise NotImplementedError
 
@@ -385,6 +394,9 @@ class FeatureClient(_Common):
         super().__init__(settings, clock)
         stores = {name: self._open(name) for name in settings.sources}
         self._world = World(stores, self.observer.listeners, monotonic=self.clock.monotonic)
+        self._keeper = Keeper(self._probe, name="featurechaos-probe")
+        if _is_real(self.clock):
+            self.observer.opened = self._left_alone
         online = {view: rules.online for view, rules in self._serving.rules.items()}
         self.observer.watch_writes(stores, online, self.clock)
 
@@ -479,6 +491,7 @@ class FeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
+        self._keeper.close()
         self._stop()
         for store in {id(store): store for store in (*self._world.stores.values(), *self._snapshots.values())}.values():
             store.close()
@@ -508,6 +521,15 @@ class FeatureClient(_Common):
             counts.failed = len(batch.blobs) - counts.written - counts.older
         return self._report(batch, {**totals, **(done or {})})
 
+    def _begin_probes(self) -> None:
+        self._keeper.start()
+
+    def _probe(self) -> float | None:
+        """Read from sources that are away, where that is due."""
+        for source in self._serving.to_probe():
+            run(self._serving.probe(source), self._world)
+        return self._serving.probe_in_s()
+
     def _is_up(self, name: str) -> bool:
         try:
             self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
@@ -524,6 +546,9 @@ class AsyncFeatureClient(_Common):
         stores = {name: self._aopen(name) for name in settings.sources}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._world = AsyncWorld(stores, self.observer.listeners)
+        self._keeper = AsyncKeeper(self._probe, name="featurechaos-probe")
+        if _is_real(self.clock):
+            self.observer.opened = self._left_alone
 
     def _aopen(self, name: str) -> AsyncStore:
         if name in self._snapshots:
@@ -597,6 +622,7 @@ class AsyncFeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
+        await self._keeper.close()
         await asyncio.to_thread(self._stop)
         for store in self._world.stores.values():
             await store.close()
@@ -642,6 +668,14 @@ class AsyncFeatureClient(_Common):
             self._loop = asyncio.get_running_loop()
         super()._start()
 
+    def _begin_probes(self) -> None:
+        self._keeper.start()
+
+    async def _probe(self) -> float | None:
+        for source in self._serving.to_probe():
+            await arun(self._serving.probe(source), self._world)
+        return self._serving.probe_in_s()
+
     async def _answers(self, name: str) -> bool:
         try:
             await self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
@@ -673,6 +707,11 @@ class Inline:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._store.close)
+
+
+def _is_real(clock: Clock) -> bool:
+    """Whether its time goes by itself: on a clock turned by hand nothing may happen beside the requests."""
+    return isinstance(clock, SystemClock | ShiftedClock)
 
 
 def _is_ahead(report: WriteReport) -> bool:

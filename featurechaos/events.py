@@ -22,7 +22,7 @@ CATALOGUE: Mapping[str, str] = {
     "hedge.used": "what a replica said before its turn is used, and the source is late or has failed; fields: source",
     "hedge.denied": "a source was slower than usual, and the budget had no token left to ask its replica",
     "breaker.opened": "a source is not asked for a while; fields: reason, again (a probe failed)",
-    "breaker.probed": "one request was let through to see",
+    "breaker.probed": "a source that was left alone is read, to see",
     "breaker.closed": "a source takes its full share again; fields: reason",
     "breaker.ramping": "a source takes a growing share again; fields: reason",
     "source.drained": "an operator wants a source not to be asked; fields: reason",

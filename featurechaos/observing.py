@@ -49,6 +49,8 @@ class Observer:
         self.incidents = Incidents(wall)
         self.counters = Counters()
         self.listeners: list[Listener] = [self._note]
+        self.opened: Callable[[], None] = _nothing
+        """Called when a breaker has opened."""
         self._endpoint: Endpoint | None = None
         self._served_by = 0
         self._first: dict[str, str] = {}
@@ -173,10 +175,16 @@ class Observer:
             self.incidents.hear(name, about, fields)
         elif name in _LOGGED:
             log.log(_LOGGED[name], "%s: %s %s", name, about, fields.get("reason", ""))
+        if name == "breaker.opened":
+            self.opened()
         elif name in _EXTRA:
             self.counters.one_more(_EXTRA[name], about)
         elif name in ("fault.applied", "fault.not_applied"):
             self.counters.fault(about.partition(":")[0], applied=name == "fault.applied", n=fields["rows"])
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _seen(answer: ViewAnswer) -> Seen:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 from random import SystemRandom
 from typing import Any
+
+import numpy as np
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Keys, Layout, Rows, encode_keys
@@ -19,7 +22,7 @@ from featurechaos.config import Settings
 from featurechaos.config.settings import hedged_orders
 from featurechaos.effects import Next, Plan, stack
 from featurechaos.entities import Entities, EntityRows
-from featurechaos.errors import Exhausted, RequestError
+from featurechaos.errors import Exhausted, RequestError, StoreError
 from featurechaos.faults.board import Board
 from featurechaos.faults.exercise import Exercise
 from featurechaos.layers.breaker import Breaker, Gate, Limits, ShardGates
@@ -39,6 +42,10 @@ from featurechaos.response import Fan, Response, ViewAnswer, Wanted
 from featurechaos.stores import Ask
 
 RESERVE_S = 0.005
+_PROBED_ROWS = 32
+_KEPT_S = 1.0
+"""A keeper that is so late has lost its place: requests probe for themselves."""
+_PROBE_LEAST_S = 0.005
 _MOST_COMPILED = 1024
 
 
@@ -141,12 +148,12 @@ class Serving:
         policy, clock = self.settings.policy, self.clock
         exercise = Exercise(self.board, clock, history=history_of(self.rules), online=online, known=self.known)
         local = stack([exercise], self.fetch)
-        once: list[Any] = [layer for layer in (self.steer, self.breaker, self.empty) if layer is not None]
-        once.append(Attempt(clock, self.timeouts, self._meter))
+        attempt: list[Any] = [] if self.empty is None else [self.empty]
+        attempt.append(Attempt(clock, self.timeouts, self._meter))
         if any(rules.remembers for rules in self.rules.values()):
-            once.append(Remember(self.memory))
-        once.append(exercise)
-        ask = stack(once, self.fetch)
+            attempt.append(Remember(self.memory))
+        self._attempt = stack([*attempt, exercise], self.fetch)
+        ask = stack([layer for layer in (self.steer, self.breaker) if layer is not None], self._attempt)
         layers: list[Any] = [Fallback(self.memory, local), Deadline(clock, reserve_s=RESERVE_S), Failover()]
         if policy.hedge is not None:
             self.hedge = self._hedge(ask)
@@ -192,6 +199,37 @@ class Serving:
             once=ask,
             is_drained=lambda source: source in self.steer.drained,
         )
+
+    def to_probe(self) -> list[str]:
+        """Sources that are due to be probed off the request path."""
+        gates = {} if self.breaker is None else self.breaker.gates
+        now = self.clock.monotonic()
+        return [source for source, gate in gates.items() if gate.keep(now, for_s=_KEPT_S) == 0]
+
+    def probe_in_s(self) -> float | None:
+        """How long until a source is due; None when none is away."""
+        gates = {} if self.breaker is None else self.breaker.gates
+        now = self.clock.monotonic()
+        waits = [wait_s for gate in gates.values() if (wait_s := gate.keep(now, for_s=_KEPT_S)) is not None]
+        return max(_PROBE_LEAST_S, min(waits)) if waits else None
+
+    def probe(self, source: str) -> Plan[None]:
+        """Read a few rows that users last wanted of a source that is away; its gate hears what comes of it."""
+        assert self.breaker is not None
+        wanted, now = self.breaker.wanted.get(source), self.clock.monotonic()
+        if wanted is None:
+            return
+        some = [i for i, ask in enumerate(wanted.asks) if len(ask.keys)]
+        request = Request(
+            [wanted.asks[i].only(np.arange(min(_PROBED_ROWS, len(wanted.asks[i].keys)))) for i in some],
+            [wanted.rules[i] for i in some],
+            until=now + self.timeouts[source],
+            wall_us=int(self.clock.wall() * 1e6),
+            id=f"probe-{secrets.token_hex(8)}",
+            source=source,
+        )
+        with suppress(StoreError):
+            yield from self.breaker(request, self._attempt, is_keeper=True)
 
     def call(
         self,

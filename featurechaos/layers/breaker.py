@@ -2,6 +2,9 @@
 
 States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing* (one at a time, for `healthy_s`
 in which no more fail than half of what opens it), *ramping* (a share that grows to all over `ramp_s`), closed again.
+One that opens again on its way back, or soon after, has to be healthy for twice as long the next time.
+
+Probes are a keeper's, who reads off the request path what users last asked for; where none is at work, requests are.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
 from random import Random
 from typing import Any
 
@@ -23,6 +27,13 @@ _BUCKETS = 10
 _IN_A_ROW = 3
 _PROBE_MOST_S = 5.0
 _FAIR_SHARE = 0.9
+_PROBES = 10
+"""A keeper probes so often in `healthy_s`, but every quarter of a second at least."""
+_PROBE_LEAST_S, _PROBE_EVERY_S = 0.01, 0.25
+_HELD_S = 1.0
+"""How often a keeper looks whether a gate is still held."""
+_MOST_RELAPSES = 3
+"""A source that comes and goes is healthy after eight times `healthy_s` at most."""
 
 
 class State(IntEnum):
@@ -69,8 +80,11 @@ class Gate(Locked):
         self.state, self.since = State.CLOSED, now
         self.held_at: float | None = None
         self._generation = 0
-        self._probe_until: float | None = None
+        self._probe: Permit | None = None
+        self._probe_until = 0.0
         self._healthy_since: float | None = None
+        self._kept_until = self._last_probe = -inf
+        self._relapses, self._was_back = 0, False
         self._good = self._bad = self._bad_in_a_row = 0
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
@@ -86,11 +100,32 @@ class Gate(Locked):
                 self.since += now - self.held_at
             self.held_at = None
 
-    def admit(self, now: float) -> Permit | None:
+    @property
+    def healthy_s(self) -> float:
+        """How long probes must go well before a share is let through: longer for a source that comes and goes."""
+        return self.limits.healthy_s * (1 << self._relapses)
+
+    def keep(self, now: float, *, for_s: float) -> float | None:
+        """Take over the probes for some seconds; how long until the next is due, or None if none is wanted."""
+        with self._lock:
+            if self.state is State.OPEN:
+                wait_s = self.since + self.limits.open_s - now
+            elif self.state is State.PROBING:
+                every_s = min(max(self.healthy_s / _PROBES, _PROBE_LEAST_S), _PROBE_EVERY_S)
+                wait_s = self._last_probe + every_s - now
+            else:
+                return None
+            wait_s = max(wait_s, 0.0 if self.held_at is None else _HELD_S)
+            self._kept_until = now + wait_s + for_s
+            return wait_s
+
+    def admit(self, now: float, *, is_keeper: bool = False) -> Permit | None:
         """A permit, or None while the source is not to be asked."""
         if self.state is State.CLOSED:
             return Permit(self._generation)
         with self._lock:
+            if self.state in (State.OPEN, State.PROBING) and now < self._kept_until and not is_keeper:
+                return None
             if self.held_at is not None and self.state is not State.RAMPING:
                 return None
             if self.state is State.OPEN and now - self.since >= self.limits.open_s:
@@ -98,11 +133,13 @@ class Gate(Locked):
                 self._healthy_since = None
                 self._good = self._bad = self._bad_in_a_row = 0
             if self.state is State.PROBING:
-                if self._probe_until is not None and now < self._probe_until:
+                if self._probe is not None and now < self._probe_until:
                     return None
                 # A probe that never comes back (a fork, a killed thread) must not wedge the gate.
                 self._probe_until = now + _PROBE_MOST_S
-                return Permit(self._generation, is_probe=True)
+                self._last_probe = now
+                self._probe = Permit(self._generation, is_probe=True)
+                return self._probe
             if self.state is State.RAMPING:
                 at = now if self.held_at is None else self.held_at
                 share = (at - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
@@ -115,7 +152,9 @@ class Gate(Locked):
             if permit.generation != self._generation:
                 return None
             if permit.is_probe:
-                self._probe_until = None
+                if permit is not self._probe:  # Given up long ago: the place is another's now.
+                    return None
+                self._probe = None
             if succeeded is None or self.held_at is not None:
                 return None
             if self.state is State.PROBING:
@@ -140,15 +179,19 @@ class Gate(Locked):
             return None
         if self._healthy_since is None:
             self._healthy_since = now
-        if now - self._healthy_since >= self.limits.healthy_s:
+        if now - self._healthy_since >= self.healthy_s:
             return self._become(State.RAMPING, now)
         return None
 
     def _become(self, state: State, now: float) -> State:
         """Enter a state: a new generation, so that outcomes of the old one are dropped."""
+        if state is State.OPEN and self.state is not State.PROBING:
+            is_soon = self.state is State.RAMPING or (self._was_back and now - self.since < self.limits.window_s)
+            self._relapses = min(self._relapses + 1, _MOST_RELAPSES) if is_soon else 0
+        self._was_back |= state is State.CLOSED
         self.state, self.since = state, now
         self._generation += 1
-        self._probe_until = None
+        self._probe = None
         self._buckets.clear()
         return state
 
@@ -186,12 +229,15 @@ class Breaker:
         self.gates = {source: Gate(limits, rng=rng, now=now) for source in timeouts}
         self._emptied: set[str] = set()
         """Sources whose gates opened for want of their data: that is why they are not asked."""
+        self.wanted: dict[str, Request] = {}
+        """What users last asked of a source that was not asked: what a keeper reads of it."""
 
-    def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
+    def __call__(self, request: Request, inner: Next, *, is_keeper: bool = False) -> Plan[Reading]:
         gate, source = self.gates[request.source], request.source
         begun = self._clock.monotonic()
-        permit = gate.admit(begun)
+        permit = gate.admit(begun, is_keeper=is_keeper)
         if permit is None:
+            self.wanted[source] = request
             raise self._denied(source)
         begun_as_probe, is_partial = permit.is_probe, False
         succeeded: bool | None = None
@@ -211,6 +257,7 @@ class Breaker:
             permit = None
             if changed is not None:
                 (self._emptied.add if isinstance(error, StoreEmpty) else self._emptied.discard)(source)
+                self.wanted[source] = request
                 yield from note(_TOLD[changed], source, reason=str(error), again=begun_as_probe)
             raise
         finally:
@@ -219,6 +266,7 @@ class Breaker:
                 since = self._clock.monotonic() if is_partial else begun
                 changed = self._settle(gate, permit, since, succeeded=succeeded)
         if changed is State.OPEN:
+            self.wanted[source] = request
             yield from note(_TOLD[changed], source, reason="most calls are slow or fail", again=begun_as_probe)
         elif changed is not None:
             yield from note(_TOLD[changed], source, reason="probes answered")

@@ -141,6 +141,19 @@ def test_a_probe_that_never_comes_back_does_not_wedge_it() -> None:
     assert gate.admit(7.1) is not None
 
 
+def test_a_probe_that_comes_back_after_it_was_given_up_counts_for_nothing() -> None:
+    gate = opened()
+    lost = gate.admit(2.0)
+    probe = gate.admit(7.1)
+    assert lost is not None
+    assert probe is not None
+
+    assert gate.settle(lost, 7.2, succeeded=False, seconds=5.2) is None
+
+    assert gate.state is State.PROBING
+    assert gate.admit(7.3) is None, "the place is still the other's"
+
+
 def test_slow_probes_do_not_bring_it_back() -> None:
     gate = opened()
     now = 2.0

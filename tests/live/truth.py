@@ -20,8 +20,8 @@ _SPACING_US = 1000
 """Each row has an event time of its own, so that ages of neighbours differ."""
 _NOT_ONLINE, _NOT_IN_IMAGE = 49, 48
 
-AWAY = (Cause.TIMEOUT, Cause.REFUSED, Cause.BREAKER_OPEN)
-"""Why a row is not the primary's while the primary is hurt."""
+AWAY = (Cause.TIMEOUT, Cause.REFUSED, Cause.BREAKER_OPEN, Cause.NO_TIME)
+"""Why a row is not the primary's while the primary is hurt, or the machine stands still for longer than a deadline."""
 DEFAULT_DELAY = -1.0
 
 VIEWS: list[dict[str, Any]] = [
