@@ -30,6 +30,8 @@ _FAIR_SHARE = 0.9
 _PROBES = 10
 """A keeper probes so often in `healthy_s`, but every quarter of a second at least."""
 _PROBE_LEAST_S, _PROBE_EVERY_S = 0.01, 0.25
+_SPREAD = 0.2
+"""Keepers wait up to so much longer than `open_s`: those of a fleet lost their source in one moment."""
 _HELD_S = 1.0
 """How often a keeper looks whether a gate is still held."""
 _MOST_RELAPSES = 3
@@ -85,6 +87,7 @@ class Gate(Locked):
         self._healthy_since: float | None = None
         self._kept_until = self._last_probe = -inf
         self._relapses, self._was_back = 0, False
+        self._spread = 1.0
         self._good = self._bad = self._bad_in_a_row = 0
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
@@ -109,7 +112,7 @@ class Gate(Locked):
         """Take over the probes for some seconds; how long until the next is due, or None if none is wanted."""
         with self._lock:
             if self.state is State.OPEN:
-                wait_s = self.since + self.limits.open_s - now
+                wait_s = self.since + self.limits.open_s * self._spread - now
             elif self.state is State.PROBING:
                 every_s = min(max(self.healthy_s / _PROBES, _PROBE_LEAST_S), _PROBE_EVERY_S)
                 wait_s = self._last_probe + every_s - now
@@ -188,6 +191,8 @@ class Gate(Locked):
         if state is State.OPEN and self.state is not State.PROBING:
             is_soon = self.state is State.RAMPING or (self._was_back and now - self.since < self.limits.window_s)
             self._relapses = min(self._relapses + 1, _MOST_RELAPSES) if is_soon else 0
+        if state is State.OPEN:
+            self._spread = 1 + _SPREAD * self._rng.random()
         self._was_back |= state is State.CLOSED
         self.state, self.since = state, now
         self._generation += 1

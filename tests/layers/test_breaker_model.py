@@ -128,7 +128,7 @@ class Breakers(RuleBasedStateMachine):
 
         assert (wait_s is None) == (self.model.state in (State.CLOSED, State.RAMPING))
         if wait_s is not None:
-            assert 0 <= wait_s <= max(LIMITS.open_s, 0.25)
+            assert 0 <= wait_s <= 1.2 * LIMITS.open_s
             self.model.kept_until = self.now + wait_s + for_s
 
     @rule(draw=st.sampled_from([0.0, 0.3, 0.7, 0.99]), is_keeper=st.booleans())

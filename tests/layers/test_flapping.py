@@ -66,7 +66,7 @@ def test_one_second_bad_and_one_good_for_twenty_switches_twice(
 
     assert source.switches in ([State.OPEN, State.RAMPING], []), "at most away once and back once"
     assert source.gate.state is State.CLOSED
-    assert source.changes == [] or source.changes[-1][0] <= ended + 1.0 + 1.0 + 2.0 + 0.1
+    assert source.changes == [] or source.changes[-1][0] <= ended + 1.2 + 1.0 + 2.0 + 0.1
 
 
 @pytest.mark.parametrize("good_s", [1.2, 1.5, 2.0, 3.0, 5.0, 7.0])
@@ -93,7 +93,7 @@ def test_after_a_healthy_stretch_it_is_trusted_as_before() -> None:
     assert wary_s > LIMITS.healthy_s
     assert source.gate.healthy_s == LIMITS.healthy_s
     assert source.gate.state is State.CLOSED
-    assert source.changes[-1][0] <= ended + 1.0 + 1.0 + 2.0 + 0.1
+    assert source.changes[-1][0] <= ended + 1.2 + 1.0 + 2.0 + 0.1
 
 
 def test_how_long_it_must_be_well_is_bounded() -> None:
@@ -112,7 +112,7 @@ def test_one_long_outage_costs_no_trust() -> None:
     source = Source(is_kept=True)
 
     source.run(60, good_s=0, bad_s=1)
-    source.run(1.0 + 1.0 + 2.0 + 0.2, good_s=1, bad_s=0)
+    source.run(1.2 + 1.0 + 2.0 + 0.2, good_s=1, bad_s=0)
 
     assert source.gate.state is State.CLOSED
 
@@ -152,7 +152,7 @@ def test_a_keeper_probes_ten_times_before_it_is_believed() -> None:
 
     assert gate.state is State.RAMPING
     assert probes == pytest.approx(11, abs=1)
-    assert now == pytest.approx(LIMITS.open_s + LIMITS.healthy_s, abs=0.15)
+    assert LIMITS.open_s + LIMITS.healthy_s <= now <= 1.2 * LIMITS.open_s + LIMITS.healthy_s + 0.15
 
 
 def test_a_gate_that_is_held_is_not_probed_and_is_once_it_is_released() -> None:
@@ -163,7 +163,7 @@ def test_a_gate_that_is_held_is_not_probed_and_is_once_it_is_released() -> None:
     waits = [source.gate.keep(source.now + at, for_s=1.0) for at in range(5)]
     source.gate.release(source.now + 5)
     source.now += 5
-    source.run(1.0 + 1.0 + 2.0 + 0.2, good_s=1, bad_s=0)
+    source.run(1.2 + 1.0 + 2.0 + 0.2, good_s=1, bad_s=0)
 
     assert waits == [1.0] * 5
     assert (source.gate.state, source.probed_by_requests) == (State.CLOSED, 0)
