@@ -260,10 +260,12 @@ class _Common(Locked):
         return view
 
     def _batch(self, view_name: str, table: Any) -> Batch:
+        self._writers()  # First: where nobody takes rows there is no table to find fault with.
         view = self._view(view_name)
         return batch_of(view, self._serving.layouts[view_name], table, wall_us=int(self.clock.wall() * 1e6))
 
     def _tombstones(self, view_name: str, entity_rows: EntityRows, *, ahead_us: int = 0) -> Batch:
+        self._writers()  # First: tombstones in the snapshots alone would delete nothing.
         view, layout = self._view(view_name), self._serving.layouts[view_name]
         entities = Entities(entity_rows)
         keys, _, nulls = encode_keys(view.join_keys, [entities.column(key.column, view) for key in view.join_keys])
@@ -286,14 +288,22 @@ class _Common(Locked):
         return counts
 
     def _writers(self) -> list[str]:
-        named = [
-            name
-            for name, source in self.settings.sources.items()
-            if source.role is Origin.PRIMARY and source.store_class.writable
-        ]
+        """The primaries that take writes; RequestError if there is none."""
+        primaries = [name for name, source in self.settings.sources.items() if source.role is Origin.PRIMARY]
+        named = [name for name in primaries if self._takes_writes(name)]
         if not named:
-            raise RequestError("there is no source to write to: none has the role primary")
+            raise RequestError(f"there is no source to write to: {self._why_none(primaries)}")
         return named
+
+    def _takes_writes(self, name: str) -> bool:
+        raise NotImplementedError
+
+    def _why_none(self, primaries: Sequence[str]) -> str:
+        if not primaries:
+            return "none has the role primary"
+        name, spec = primaries[0], self.settings.sources[primaries[0]].spec
+        layout = f" (layout {spec.layout}: whoever writes it goes on writing it)" if hasattr(spec, "layout") else ""
+        return f"{name!r} is only read{layout}"
 
     def _forget(self, batch: Batch) -> None:
         """What was remembered of rows just written is old now; of deleted ones it must not come back."""
@@ -530,6 +540,9 @@ class FeatureClient(_Common):
             run(self._serving.probe(source), self._world)
         return self._serving.probe_in_s()
 
+    def _takes_writes(self, name: str) -> bool:
+        return self._world.stores[name].writable
+
     def _is_up(self, name: str) -> bool:
         try:
             self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
@@ -685,6 +698,10 @@ class AsyncFeatureClient(_Common):
 
     def _is_up(self, name: str) -> bool:
         return self._up.get(name, False)
+
+    def _takes_writes(self, name: str) -> bool:
+        writable: bool = getattr(self._world.stores[name], "writable", self.settings.sources[name].store_class.writable)
+        return writable
 
 
 class Inline:

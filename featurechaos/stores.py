@@ -164,7 +164,10 @@ class Store(Protocol):
 
     `bounded`: reads keep `until` themselves, whatever the server does; a store that can't says
     False and is read on a thread that is left behind at `until`.
-    `writable`: takes `write`. Errors raised are `StoreError`s only.
+    `writable`: takes `write`; an instance may say False where its class says True.
+    Errors raised are `StoreError`s only.
+    A class may have `check(spec, views)`, called when a config is loaded: SpecError where the source's part of it does
+    not go with the views that are read from it.
     """
 
     bounded: ClassVar[bool]

@@ -28,6 +28,12 @@ def test_the_config_of_the_reference_loads_and_shows_the_defaults(root: Path) ->
     assert settings.dump()["policy"]["order"] == ["primary", "standby"]
 
 
+def test_the_config_of_rows_that_others_write_loads(root: Path) -> None:
+    (shown,) = [each for each in blocks(root / "docs" / "config.md") if each.startswith("# rows-of-others.yaml")]
+
+    assert load(yaml.safe_load(shown)).dump()["sources"]["primary"]["key"] == "{view}:{keys}"
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_drills_of_the_reference_are_right(root: Path, number: int) -> None:
     script = parse_script(blocks(root / "docs" / "drills.md")[number])

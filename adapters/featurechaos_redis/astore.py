@@ -108,10 +108,12 @@ class AsyncRedisStore:
             )
         return pool
 
-    async def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
+    async def _ask(
+        self, command: bytes, until: float, *, rows: int = 0, replies: int = 1, begin: bytes = b""
+    ) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool = self._pool(asyncio.get_running_loop())
-        expect = (lambda link: link.expect_rows(rows)) if rows else (lambda link: link.expect(replies))
+        expect = (lambda link: link.expect_rows(rows)) if rows else (lambda link: link.expect(replies, begin))
         return await exchange(pool, command, until, now=self._clock.monotonic, expect=expect)
 
     async def _talk(self, talk: talks.Talk[Said], until: float) -> Said:

@@ -26,6 +26,9 @@ class PushedReplies(Replies):
     def expect_rows(self, count: int) -> None:
         self.expect(1)
 
+    def expect(self, count: int, begin: bytes = b"") -> None:
+        super().expect(count)
+
     def idle(self, data: bytes) -> bool:
         self._reader.feed(data)
         return self._is_clean()

@@ -170,9 +170,9 @@ def ping(nodes: Sequence[At]) -> Round[None]:
         _said(job)
 
 
-def scan(view: View, node: At, cursor: bytes, count: int) -> Round[tuple[bytes, list[bytes], list[bytes | None]]]:
+def scan(view: View, node: At, cursor: bytes, count: int) -> Round[talks.Page]:
     """One step of a walk over one node: as `talks.scan`."""
-    (job,) = yield [Job(-1, talks.scan_command(view, cursor, count), to=node)]
+    (job,) = yield [Job(-1, talks.scan_command(talks.pattern_of(view), cursor, count), to=node)]
     following, keys = talks.scanned(_said(job))
     groups: dict[int, list[bytes]] = {}
     for key in keys:

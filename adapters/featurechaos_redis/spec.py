@@ -9,7 +9,9 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
 
-_NOT_BUILT = {"layout": ("packed", ("feast", "hash", "json"))}
+from featurechaos_redis.times import Unit
+
+_NOT_BUILT = {"layout": ("packed", ("feast",))}
 _SET_ELSEWHERE = {
     "host": "url",
     "port": "url",
@@ -34,7 +36,26 @@ _SENTINEL_OPTIONS = ("service_name", "sentinel_kwargs")
 """Options of `mode: sentinel`, by redis-py's names, that are not its connections'."""
 
 _PORT, _SENTINEL_PORT = 6379, 26379
+_FOREIGN_ONLY = ("key", "event_time_field", "time_unit", "views")
+"""What only says how rows lie that others write."""
+_PACKED_ONLY = ("expire_s",)
+
 _SECRET_WORDS = ("password", "credential", "secret", "token")
+
+
+class ViewSpec(BaseModel):
+    """How the rows of one view lie, where they lie differently from those of the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    key: str | None = Field(None, min_length=1, max_length=1024)
+    """As the source's `key`."""
+    fields: dict[str, str] = {}
+    """Feature -> the name it is stored under, where that is another."""
+    event_time_field: str | None = None
+    """As the source's; null here: rows of this view have no event time."""
+    time_unit: Unit | None = None
+    """As the source's."""
 
 
 class RedisSpec(BaseModel):
@@ -45,7 +66,11 @@ class RedisSpec(BaseModel):
     type: Literal["redis"] = "redis"
     mode: Literal["standalone", "cluster", "sentinel"] = "standalone"
     url: SecretStr
-    layout: Literal["packed"] = "packed"
+    layout: Literal["packed", "hash", "json"] = "packed"
+    key: str | None = Field(None, min_length=1, max_length=1024)
+    event_time_field: str | None = "event_timestamp"
+    time_unit: Unit = "auto"
+    views: dict[str, ViewSpec] = {}
     role: Literal["primary", "replica"] | None = None
     timeout_s: float = Field(0.015, gt=0, allow_inf_nan=False)
     connect_timeout_s: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -59,6 +84,28 @@ class RedisSpec(BaseModel):
         built, planned = _NOT_BUILT[info.field_name]
         if value in planned:
             msg = f"{info.field_name} {value!r} is not built yet; use {built!r}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("layout")
+    @classmethod
+    def _check_layout(cls, layout: str, info: Any) -> str:
+        if layout != "packed" and info.data.get("mode") == "cluster":
+            msg = f"layout {layout!r} is not built yet for mode cluster; use 'packed', or mode standalone"
+            raise ValueError(msg)
+        return layout
+
+    @field_validator(*_FOREIGN_ONLY, *_PACKED_ONLY)
+    @classmethod
+    def _refuse_unused(cls, value: Any, info: Any) -> Any:
+        layout, name = info.data.get("layout"), info.field_name
+        if value == cls.model_fields[name].default or layout is None:
+            return value
+        if layout == "packed" and name in _FOREIGN_ONLY:
+            msg = "is for layout hash or json: packed rows are written, and found again, by us"
+            raise ValueError(msg)
+        if layout != "packed" and name in _PACKED_ONLY:
+            msg = f"is for layout packed: rows of layout {layout} are only read"
             raise ValueError(msg)
         return value
 

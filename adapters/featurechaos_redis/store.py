@@ -47,7 +47,11 @@ class RedisStore:
 
     @classmethod
     def open(cls, spec: Any, place: Place) -> Any:
-        """The store of a source: this one, or as its mode and role have it."""
+        """The store of a source: this one, or as its mode, layout and role have it."""
+        if spec.layout != "packed":
+            from featurechaos_redis.foreign import ForeignStore
+
+            return ForeignStore(spec, place)
         if spec.mode == "cluster":
             return (ClusterReplica if spec.role == "replica" else ClusterStore)(spec, place)
         return (RedisReplica if spec.role == "replica" else cls)(spec, place)
@@ -55,9 +59,21 @@ class RedisStore:
     @classmethod
     def aopen(cls, spec: Any, place: Place) -> Any:
         """Its async form."""
+        if spec.layout != "packed":
+            from featurechaos_redis.foreign import AsyncForeignStore
+
+            return AsyncForeignStore(spec, place)
         if spec.mode == "cluster":
             return (AsyncClusterReplica if spec.role == "replica" else AsyncClusterStore)(spec, place)
         return (AsyncRedisReplica if spec.role == "replica" else AsyncRedisStore)(spec, place)
+
+    @classmethod
+    def check(cls, spec: Any, views: Sequence[View]) -> None:
+        """SpecError if the views that are read from a source do not go with what its config says."""
+        if spec.layout != "packed":
+            from featurechaos_redis.layouts import check
+
+            check(spec, views)
 
     def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
         if as_of_us is not None:
@@ -113,13 +129,16 @@ class RedisStore:
         cursor = b"0"
         while True:
             begun = self._clock.monotonic()
-            cursor, ids, blobs = self._talk(talks.scan(view, cursor, page), begun + _STEP_S)
+            cursor, ids, blobs = self._talk(self._scan(view, cursor, page), begun + _STEP_S)
             if ids:
                 yield ids, blobs
             if cursor == b"0":
                 return
             if rows_per_s is not None:
                 wait(max(0.0, begun + page / rows_per_s - self._clock.monotonic()))
+
+    def _scan(self, view: View, cursor: bytes, page: int) -> talks.Talk[talks.Page]:
+        return talks.scan(view, cursor, page)
 
     def health(self, until: float) -> float:
         """Seconds a PING takes, connecting included where nothing is open yet."""
@@ -138,7 +157,7 @@ class RedisStore:
     def close(self) -> None:
         self._pool.close(wait_s=self._spec.connect_timeout_s + 1.0)
 
-    def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1) -> list[Any]:
+    def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1, begin: bytes = b"") -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool, is_replaced = self._pool, False
         while True:
@@ -147,7 +166,7 @@ class RedisStore:
                 if rows:
                     link.replies.expect_rows(rows)
                 else:
-                    link.replies.expect(replies)
+                    link.replies.expect(replies, begin)
                 got = link.ask(command, until)
             except NotAsked:
                 pool.give(link)

@@ -135,9 +135,13 @@ def server_time() -> Talk[float]:
     return seconds + microseconds / 1e6
 
 
-def scan(view: View, cursor: bytes, count: int) -> Talk[tuple[bytes, list[bytes], list[bytes | None]]]:
-    """One step of a walk over every stored row of a view: the next cursor, ids, and their blobs."""
-    (reply,) = yield from say([scan_command(view, cursor, count)])
+Page = tuple[bytes, list[bytes], list[bytes | None]]
+"""One step of a walk: the next cursor, ids, and the blob of each."""
+
+
+def scan(view: View, cursor: bytes, count: int) -> Talk[Page]:
+    """One step of a walk over every stored row of a view."""
+    (reply,) = yield from say([scan_command(pattern_of(view), cursor, count)])
     following, keys = scanned(reply)
     if not keys:
         return following, [], []
@@ -146,19 +150,25 @@ def scan(view: View, cursor: bytes, count: int) -> Talk[tuple[bytes, list[bytes]
     return following, [key[size:-1] for key in keys], check_rows(rows, len(keys))
 
 
-def scan_command(view: View, cursor: bytes, count: int) -> bytes:
-    pattern = glob_escaped(view.head) + b"*"
+def pattern_of(view: View) -> bytes:
+    """What the keys of a view's packed rows match, and no others."""
+    return glob_escaped(view.head) + b"*}"
+
+
+def scan_command(pattern: bytes, cursor: bytes, count: int) -> bytes:
     return command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
 
 
 def scanned(reply: Any) -> tuple[bytes, list[bytes]]:
-    """What SCAN answered: the next cursor, and keys of rows."""
+    """What SCAN answered: the next cursor, and keys."""
     try:
         (following, keys) = reply
-        return following, [key for key in keys if key.endswith(b"}")]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError):
+        following, keys = None, []
+    if type(following) is not bytes or type(keys) is not list or not all(type(key) is bytes for key in keys):
         msg = "SCAN wants a cursor and keys, got another reply"
-        raise BadReply(msg) from None
+        raise BadReply(msg)
+    return following, keys
 
 
 def layout_key(project: str, schema_hash: int) -> bytes:

@@ -131,9 +131,9 @@ class Replies:
         self._begin, self._early, self._count = b"*%d\r\n" % count, b"", 1
         self._got = []
 
-    def expect(self, count: int) -> None:
-        """`count` replies of any kind come next, from a pipeline of ours."""
-        self._begin, self._early, self._count = b"", b"", count
+    def expect(self, count: int, begin: bytes = b"") -> None:
+        """`count` replies come next, from a pipeline of ours; the first of them begins so, or is an error."""
+        self._begin, self._early, self._count = begin, b"", count
         self._got = []
 
     def idle(self, data: bytes) -> bool:

@@ -15,9 +15,10 @@ from featurechaos.config.interpolate import Resolved, resolve
 from featurechaos.config.mistakes import Mistake, spot, told
 from featurechaos.config.read import read
 from featurechaos.config.secrets import Secrets
-from featurechaos.config.settings import Settings
+from featurechaos.config.settings import Settings, Source, ViewPolicy
 from featurechaos.config.spec import Chaos, Core, Impact, Metrics
 from featurechaos.errors import SpecError
+from featurechaos.model import View
 
 ARMED = "FEATURECHAOS_CHAOS"
 BYPASS = "FEATURECHAOS_BYPASS"
@@ -91,12 +92,13 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     each = policies.make(policy, core.views, made)
     policies.check_times(policy, each, made)
     policies.check_hedge(policy, each, made)
-    is_bypassed = environ.get(BYPASS) == "1"
-    if is_bypassed:
-        policy, each = policies.bypassed(policy, each)
     # A section that is null is off: nothing is scored twice.
     impact = core.impact or Impact(sample_share=0)
     policies.check_reference(impact.reference_source, made)
+    sources.check(made, _read_from(made, known, each, impact.reference_source))
+    is_bypassed = environ.get(BYPASS) == "1"
+    if is_bypassed:
+        policy, each = policies.bypassed(policy, each)
     chaos, is_armed = core.chaos or Chaos(), environ.get(ARMED) == "armed" and not is_bypassed
     token = environ.get(TOKEN) or None
     if chaos.listen is not None and (token is not None or (chaos.enabled and is_armed)):
@@ -119,6 +121,18 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
         stores=stores,
         chaos_token=token,
     )
+
+
+def _read_from(
+    made: Mapping[str, Source],
+    known: Mapping[str, View],
+    each: Mapping[str, ViewPolicy],
+    reference: str | None,
+) -> dict[str, list[View]]:
+    """The views that are read from each source; a reference may be asked for any."""
+    return {
+        name: [view for view in known.values() if name == reference or name in each[view.name].order] for name in made
+    }
 
 
 def _check_token(token: str | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from featurechaos.config.interpolate import Resolved
     from featurechaos.config.secrets import Secrets
+    from featurechaos.model import View
     from featurechaos.stores import Store
 
 GROUP = "featurechaos.stores"
@@ -61,6 +62,21 @@ def make(resolved: Resolved, *, order: Sequence[str], stores: Stores | None) -> 
         )
         for name, (store_class, spec) in made.items()
     }
+
+
+def check(sources: Mapping[str, Source], views: Mapping[str, Sequence[View]]) -> None:
+    """Let each store say what of its part of the config does not go with the views that are read from it."""
+    for name, source in sources.items():
+        look = getattr(source.store_class, "check", None)
+        if look is None:
+            continue
+        problem = ""
+        try:
+            look(source.spec, views[name])
+        except SpecError as error:
+            problem = str(error)
+        if problem:
+            raise Mistake(("sources", name), problem)
 
 
 def find(stores: Stores | None = None) -> dict[str, type[Store]]:

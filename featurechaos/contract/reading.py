@@ -9,7 +9,7 @@ from featurechaos.codec import Keys, Layout, column
 from featurechaos.contract.rows import ask_of, expected, held, spoil
 from featurechaos.contract.running import in_time
 from featurechaos.contract.suite import Suite
-from featurechaos.contract.values import KEYS, NOW_US, VALUES, kind_of
+from featurechaos.contract.values import KEYS, NOW_US, kind_of
 from featurechaos.model import DType, Verdict
 from featurechaos.stores import Ask
 
@@ -19,10 +19,11 @@ class ReadingCases(Suite, is_of_a_store=False):
 
     @pytest.mark.parametrize("kind", ["scalars", "vectors", "lists"])
     def test_values_of_each_dtype_come_back(self, kind: str) -> None:
-        dtypes = [dtype for dtype in VALUES if kind_of(dtype) == kind]
+        dtypes = [dtype for dtype in self.values if kind_of(dtype) == kind]
         features = {f"f{at}": dtype for at, dtype in enumerate(dtypes)}
-        n = max(len(VALUES[dtype]) for dtype in dtypes)
-        values = {name: [*VALUES[dtype], *[None] * (n - len(VALUES[dtype]))] for name, dtype in features.items()}
+        held_of = {name: self.values[dtype] for name, dtype in features.items()}
+        n = max(map(len, held_of.values()))
+        values = {name: [*each, *[None] * (n - len(each))] for name, each in held_of.items()}
         view, keys = self._view(features), list(range(n))
         store = self._opened(view)
         self._fill(store, view, keys, **values)

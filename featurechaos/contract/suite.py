@@ -13,7 +13,7 @@ import numpy as np
 from featurechaos.codec import Layout, Rows, column
 from featurechaos.contract.rows import PROJECT, view_of
 from featurechaos.contract.running import CLOCK, in_time
-from featurechaos.contract.values import NOW_US
+from featurechaos.contract.values import NOW_US, VALUES
 from featurechaos.engine import readable
 from featurechaos.model import Verdict, View
 from featurechaos.readings import rows_of
@@ -41,6 +41,8 @@ class Suite:
     keeps_history: `as_of_us` is honoured rather than refused.
     begins: it has `begin`, a read that can be advanced and abandoned.
     forks: it is used on both sides of a fork.
+    buries: a deleted row leaves a tombstone.
+    values: for each dtype some values it can hold, null among them.
     """
 
     is_local: ClassVar[bool] = False
@@ -48,6 +50,8 @@ class Suite:
     keeps_history: ClassVar[bool] = False
     begins: ClassVar[bool] = False
     forks: ClassVar[bool] = True
+    buries: ClassVar[bool] = True
+    values: ClassVar[Mapping[str, Any]] = VALUES
 
     def open(self, place: Place) -> Any:
         """A store that serves the place's views; opened more than once a test, on the same data."""

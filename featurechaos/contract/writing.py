@@ -83,6 +83,7 @@ class WritingCases(Suite, is_of_a_store=False):
 
     # Writing.
 
+    @needs("buries")
     def test_a_deleted_row_is_a_tombstone(self) -> None:
         view = self._view()
         store = self._opened(view)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 from featurechaos import FeatureClient
 from featurechaos.demo.servers import S3Server, ValkeyServer
@@ -113,6 +114,37 @@ def test_the_first_snapshot_of_what_is_online_serves_when_the_primary_is_gone(
     assert (scan.code, scan.out) == (1, "")
     assert "source 'primary'" in scan.err
     assert "Traceback" not in scan.err
+
+
+@pytest.mark.parametrize("layout", ["hash", "json"])
+def test_the_first_snapshot_of_rows_that_others_write(
+    world: Path, s3: S3Server, valkey: ValkeyServer, run: Run, layout: str
+) -> None:
+    config = world / "featurechaos.yaml"
+    config.write_text(config.read_text().replace("type: redis,", f"type: redis, layout: {layout},"))
+    with Redis(port=valkey.port, protocol=2) as client:
+        client.flushall()
+        for at in range(500):
+            row = {"seats": at, "embedding": f"[{at}, 0.5, 1, 2]", "event_timestamp": f"2024-06-01T00:{at % 60:02}:00Z"}
+            if layout == "hash":
+                client.hset(f"plane:N|{at}", mapping=row)
+            else:
+                client.set(f"plane:N|{at}", json.dumps(row | {"embedding": [at, 0.5, 1, 2]}))
+        client.set("plane:broken", "x")
+
+    published = run("snapshot", "publish", "plane", "--from", "primary", "--rows-per-s", "100000")
+    assert published.code == 0, published.err
+    assert "published 500 rows of view 'plane' to standby: 20240601T005900.000000Z-" in published.out
+    assert "scanned primary: 500 rows (left out: 1 corrupt)" in published.err
+
+    valkey.kill()
+    try:
+        alone = run("get", "plane:seats", "plane:embedding", "-e", "tailnum=N|41", "--json", "--provenance")
+    finally:
+        valkey.restart()
+    told = json.loads(alone.out)
+    assert (told["seats"], told["embedding"]) == ([41], [[41.0, 0.5, 1.0, 2.0]])
+    assert told["fc_origin_plane"] == ["SNAPSHOT"]
 
 
 def test_images_from_tables_are_listed_verified_and_removed(world: Path, s3: S3Server, run: Run) -> None:
