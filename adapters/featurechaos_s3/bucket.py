@@ -155,13 +155,15 @@ class Bucket:
         """Turn botocore's exceptions into ours, once, naming the source and the object."""
         from boto3.exceptions import Boto3Error
         from botocore import exceptions as theirs
+        from urllib3 import exceptions as wire
 
         place = f"source {self.address.source!r}, s3://{self.address.bucket}/{self._full(key)}"
         try:
             yield
         except theirs.ClientError as error:
             raise _translated(error, place) from error
-        except (theirs.ConnectTimeoutError, theirs.ReadTimeoutError) as error:
+        # Within a `with`, a body is read from the driver below botocore, whose errors are its own.
+        except (theirs.ConnectTimeoutError, theirs.ReadTimeoutError, wire.TimeoutError) as error:
             msg = f"{place}: no answer in time from {self.address.endpoint_url or 'AWS'}"
             raise StoreTimeout(msg) from error
         except (
@@ -171,7 +173,7 @@ class Bucket:
         ) as error:
             msg = f"{place}: {error}"
             raise StoreRefused(msg) from error
-        except (theirs.BotoCoreError, Boto3Error) as error:
+        except (theirs.BotoCoreError, Boto3Error, wire.HTTPError) as error:
             msg = f"{place}: {error}"
             raise StoreUnavailable(msg) from error
 

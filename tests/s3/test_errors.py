@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import socket
+import struct
+import threading
 from typing import Any, cast
 
 import pytest
 from botocore import exceptions as theirs
+from urllib3 import exceptions as wire
 
 from featurechaos.errors import StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 from featurechaos_s3.bucket import Absent, Address, Bucket, Changed, Unchanged
@@ -55,3 +59,29 @@ def test_an_answer_is_what_its_status_says(status: int, code: str, ours: type[St
 def test_a_timeout_is_a_timeout() -> None:
     assert isinstance(raised(theirs.ReadTimeoutError(endpoint_url="x")), StoreTimeout)
     assert isinstance(raised(theirs.ConnectTimeoutError(endpoint_url="x")), StoreTimeout)
+
+
+def test_what_the_driver_below_raises_is_translated_too() -> None:
+    assert isinstance(raised(wire.ProtocolError("Connection broken")), StoreUnavailable)
+    assert isinstance(raised(wire.ReadTimeoutError(cast("Any", None), "x", "too slow")), StoreTimeout)
+
+
+def test_an_object_that_breaks_off_is_no_answer() -> None:
+    begun = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 900\r\n\r\n{"format"'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer_half() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1 << 16)
+            connection.sendall(begun)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()  # with a reset
+
+        thread = threading.Thread(target=answer_half)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        bucket = Bucket(Address("standby", "features", "live/", endpoint, "us-east-1"))
+        with pytest.raises(StoreUnavailable, match="standby"):
+            bucket.get("CURRENT", most_bytes=1000)
+        thread.join()
+        bucket.close()
