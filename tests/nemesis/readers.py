@@ -175,7 +175,10 @@ def open_now() -> dict[str, Any]:
     for path in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the descriptor of this very listing
             files[path.name] = path.readlink().name
-    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    children: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended meanwhile
+            children += (task / "children").read_text().split()
     return {"files": files, "threads": [thread.name for thread in threading.enumerate()], "children": children}
 
 
