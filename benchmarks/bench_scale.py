@@ -201,7 +201,7 @@ def by_load(options: Options) -> tuple[list[Rate], list[Rate]]:
             "for_s": options.pick(_FOR_S, 0.2),
         }
         threads = hammered(options, job, options.pick((1, 2, 4, 8, 16), (2,)), "threads")
-        processes = hammered(options, job, options.pick((1, 2, 4, 8), (2,)), "processes")
+        processes = hammered(options, job, options.pick((1, 2, 4, 8), (1,)), "processes")
     return threads, processes
 
 

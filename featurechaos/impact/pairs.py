@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -242,12 +242,17 @@ class _Running:
 
 
 def _of_group(block: Block, blames: tuple[Blame, ...], model: str) -> Pairs:
-    return Pairs(
-        block,
-        {PairKey(model, *blame): block for blame in blames},
-        {blame.origin: block for blame in blames},
-        {blame.cause: block for blame in blames},
-    )
+    keys, origins, causes = _names_of(blames, model)
+    return Pairs(block, dict.fromkeys(keys, block), dict.fromkeys(origins, block), dict.fromkeys(causes, block))
+
+
+@lru_cache(maxsize=1024)
+def _names_of(
+    blames: tuple[Blame, ...], model: str
+) -> tuple[tuple[PairKey, ...], tuple[Origin, ...], tuple[Cause, ...]]:
+    """What a group is counted under; the same few groups come again and again."""
+    keys = tuple(PairKey(model, *blame) for blame in blames)
+    return keys, tuple(blame.origin for blame in blames), tuple(blame.cause for blame in blames)
 
 
 def _merged(ours: Mapping[_K, Block], theirs: Mapping[_K, Block]) -> dict[_K, Block]:

@@ -110,6 +110,18 @@ def test_a_clean_pair_has_the_origin_farthest_from_the_primary() -> None:
     assert got == {Origin.REPLICA, Origin.PRIMARY, Origin.NONE}
 
 
+@pytest.mark.parametrize("views", [1, 6, 7, 8, 9, 30])
+def test_any_number_of_views_is_told_apart(views: int) -> None:
+    response = Served({f"view{at}": [FRESH, SNAPSHOT if at == views - 1 else FRESH, FRESH] for at in range(views)})
+
+    groups = {group.blames: None if group.rows is None else group.rows.tolist() for group in attribute(response)}
+
+    assert groups == {
+        (Blame(CLEAN_VIEW, Cause.NONE, Origin.PRIMARY),): [0, 2],
+        (Blame(f"view{views - 1}", Cause.TIMEOUT, Origin.SNAPSHOT),): [1],
+    }
+
+
 def test_rows_not_kept_are_left_out() -> None:
     response = Served({"plane": [SNAPSHOT, FRESH, SNAPSHOT, SNAPSHOT]})
     keep = np.array([True, False, False, True])
