@@ -31,10 +31,10 @@ from featurechaos.layers.steer import TOLD, Order
 from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
 from featurechaos.observing import Observer
-from featurechaos.readings import Rules
+from featurechaos.readings import Reading, Rules
 from featurechaos.references import reference
 from featurechaos.response import Response
-from featurechaos.serving import Serving
+from featurechaos.serving import Call, Serving
 from featurechaos.status import Status
 from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
 from featurechaos.tables import FUTURE_US, batch_of, event_times, parts_of
@@ -453,12 +453,25 @@ class FeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        reading = run(self._serving.asked(call.request), self._world)
-        response = self._serving.response(call, reading)
+        response = self._serving.response(call, self._read(call))
         self.observer.answered(response)
         if (error := self._serving.exhausted(call, response)) is not None:
             raise error
         return response
+
+    def _read(self, call: Call) -> Reading:
+        serving = self._serving
+        if (started := serving.begin(call)) is not None:
+            try:
+                started.answers = self._world.ask(started.source, call.request.asks, started.until)
+            except StoreError as error:
+                started.error = error
+            except BaseException:
+                serving.shortcut.left(started)
+                raise
+            if (reading := serving.end(call, started)) is not None:
+                return reading
+        return run(serving.asked(call.request), self._world)
 
     def reference(self, response: Response) -> Response:
         """The same request on clean features; `response` itself if what was served is clean.
@@ -594,12 +607,25 @@ class AsyncFeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        reading = await arun(self._serving.asked(call.request), self._world)
-        response = self._serving.response(call, reading)
+        response = self._serving.response(call, await self._read(call))
         self.observer.answered(response)
         if (error := self._serving.exhausted(call, response)) is not None:
             raise error
         return response
+
+    async def _read(self, call: Call) -> Reading:
+        serving = self._serving
+        if (started := serving.begin(call)) is not None:
+            try:
+                started.answers = await self._world.ask(started.source, call.request.asks, started.until)
+            except StoreError as error:
+                started.error = error
+            except BaseException:
+                serving.shortcut.left(started)
+                raise
+            if (reading := serving.end(call, started)) is not None:
+                return reading
+        return await arun(serving.asked(call.request), self._world)
 
     async def reference(self, response: Response) -> Response:
         """As `FeatureClient.reference`."""

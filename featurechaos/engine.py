@@ -18,7 +18,7 @@ from featurechaos.codec import Layout
 from featurechaos.effects import All, Describe, Effect, First, Note, Plan, Read, Sleep
 from featurechaos.errors import DecodeError, StoreError, StoreUnavailable
 from featurechaos.events import Listener
-from featurechaos.stores import AsyncStore, Store
+from featurechaos.stores import Answer, Ask, AsyncStore, Store
 
 T = TypeVar("T")
 
@@ -52,6 +52,26 @@ class World(_Stranger):
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
 
+    def ask(self, source: str, asks: Sequence[Ask], until: float, as_of_us: int | None = None) -> list[Answer]:
+        """Read a source; raises StoreErrors only."""
+        store = self.stores[source]
+        try:
+            return store.read(asks, until, as_of_us=as_of_us)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.unavailable(source, error) from error
+
+    def describe(self, effect: Describe) -> dict[int, Layout]:
+        """The layouts a source knows; raises StoreErrors only."""
+        store = self.stores[effect.source]
+        try:
+            return readable(store.layouts(effect.project, effect.hashes, effect.until))
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.unavailable(effect.source, error) from error
+
     def tell(self, note: Note) -> None:
         for listener in self.listeners:
             listener(note.name, note.about, note.fields)
@@ -64,6 +84,26 @@ class AsyncWorld(_Stranger):
     stores: Mapping[str, AsyncStore]
     listeners: list[Listener] = field(default_factory=list)
     sleep: Callable[[float], Any] = asyncio.sleep
+
+    async def ask(self, source: str, asks: Sequence[Ask], until: float, as_of_us: int | None = None) -> list[Answer]:
+        """Read a source; raises StoreErrors only."""
+        store = self.stores[source]
+        try:
+            return await store.read(asks, until, as_of_us=as_of_us)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.unavailable(source, error) from error
+
+    async def describe(self, effect: Describe) -> dict[int, Layout]:
+        """The layouts a source knows; raises StoreErrors only."""
+        store = self.stores[effect.source]
+        try:
+            return readable(await store.layouts(effect.project, effect.hashes, effect.until))
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.unavailable(effect.source, error) from error
 
     def tell(self, note: Note) -> None:
         for listener in self.listeners:
@@ -89,16 +129,10 @@ def run(plan: Plan[T], world: World) -> T:
 
 def perform(effect: Effect, world: World) -> Any:
     """Do one thing a plan asked for."""
-    if type(effect) is Read or type(effect) is Describe:
-        store = world.stores[effect.source]
-        try:
-            if isinstance(effect, Read):
-                return store.read(effect.asks, effect.until, as_of_us=effect.as_of_us)
-            return readable(store.layouts(effect.project, effect.hashes, effect.until))
-        except StoreError:
-            raise
-        except Exception as error:
-            raise world.unavailable(effect.source, error) from error
+    if type(effect) is Read:
+        return world.ask(effect.source, effect.asks, effect.until, effect.as_of_us)
+    if type(effect) is Describe:
+        return world.describe(effect)
     if type(effect) is Note:
         return world.tell(effect)
     if type(effect) is Sleep:
@@ -126,16 +160,10 @@ async def arun(plan: Plan[T], world: AsyncWorld) -> T:
 
 async def aperform(effect: Effect, world: AsyncWorld) -> Any:
     """Do one thing a plan asked for."""
-    if type(effect) is Read or type(effect) is Describe:
-        store = world.stores[effect.source]
-        try:
-            if isinstance(effect, Read):
-                return await store.read(effect.asks, effect.until, as_of_us=effect.as_of_us)
-            return readable(await store.layouts(effect.project, effect.hashes, effect.until))
-        except StoreError:
-            raise
-        except Exception as error:
-            raise world.unavailable(effect.source, error) from error
+    if type(effect) is Read:
+        return await world.ask(effect.source, effect.asks, effect.until, effect.as_of_us)
+    if type(effect) is Describe:
+        return await world.describe(effect)
     if type(effect) is Note:
         return world.tell(effect)
     if type(effect) is Sleep:

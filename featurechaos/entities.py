@@ -25,7 +25,9 @@ class Entities:
     def __init__(self, entity_rows: EntityRows) -> None:
         self._rows: Sequence[Mapping[str, Any]] | None = None
         self._columns: dict[str, Any] = {}
-        if isinstance(entity_rows, Mapping):
+        if type(entity_rows) is list:  # first: to ask whether it is a Mapping costs as much as all the rest
+            self._rows, self.n = entity_rows, len(entity_rows)
+        elif isinstance(entity_rows, Mapping):
             self.n, self._columns = _broadcast(entity_rows)
         else:
             if not isinstance(entity_rows, list | tuple):

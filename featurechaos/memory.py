@@ -3,7 +3,8 @@
 Generations: per stored view at most `GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
 within an eighth of the shortest of `keep_s`, ttl and hard limit is not written again: that is what keeps a
 healthy read cheap, and how much older than the last one seen the copy may be. A row is kept between 7/8 of
-`keep_s` and `keep_s` after it was last read.
+`keep_s` and `keep_s` after it was last read. Views that are read together are looked at together: one look at an
+id says that the rows of all of them are there.
 
 Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back. So are, for
 a while, rows that a source said do not exist: if it turns out to have lost its data, they come back.
@@ -11,6 +12,7 @@ a while, rows that a source said do not exist: if it turns out to have lost its 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from featurechaos.locks import Locked
 T = TypeVar("T")
 
 GENERATIONS = 8
+_MOST_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,21 @@ class Keep:
 
 @dataclass(slots=True)
 class _Generation:
-    """`seen` are the ids written since `seen_from`; an id in it need not be written again."""
-
     begun: float
     rows: dict[bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class _Together:
+    """Views that are read together: `seen` are the ids whose rows have been written in each of them.
+
+    They need not be written again before `until`, unless a generation was opened (`turn` has moved on).
+    """
+
+    most: int
     seen: set[bytes]
-    seen_from: float
+    until: float
+    turn: int
 
 
 class LastKnown(Locked):
@@ -57,25 +69,55 @@ class LastKnown(Locked):
         super().__init__()
         self._clock, self._keeps, self._aside_s = clock, keeps, aside_s
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
+        self._together: dict[tuple[str, ...], _Together] = {}
+        self._turn = 0
         self._buried: dict[str, dict[bytes, tuple[int, float]]] = {view: {} for view in keeps}
         self._aside: dict[str, dict[bytes, tuple[bytes, float]]] = {view: {} for view in keeps}
 
-    def keep(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes]) -> None:
-        """Remember rows just read; of more than the bound allows, the first."""
-        keep, now = self._keeps[view], self._clock.monotonic()
-        newest = self._newest(view, keep, now)
-        if newest is not None and now - newest.seen_from < keep.fresh_s and all(map(newest.seen.__contains__, ids)):
+    def keep(self, views: tuple[str, ...], ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> None:
+        """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
+        now, together = self._clock.monotonic(), self._together.get(views)
+        if (
+            together is not None
+            and together.turn == self._turn
+            and now < together.until
+            and together.seen.issuperset(ids)
+        ):
             return
         with self._lock:
-            pairs = zip(ids, blobs, strict=True)
-            rows = islice(self._not_buried(view, pairs) if self._buried[view] else pairs, keep.max_rows)
-            while row := next(rows, None):  # at most `max_rows` turns: each takes a row
-                newest = self._newest(view, keep, now) or self._opened(view, keep, now)
-                if now - newest.seen_from >= keep.fresh_s:
-                    newest.seen, newest.seen_from = set(), now
-                taken = dict([row, *islice(rows, self._most(keep) - len(newest.rows) - 1)])
-                newest.rows.update(taken)
-                newest.seen.update(taken)
+            for view, rows in zip(views, blobs, strict=True):
+                self._write(view, ids, rows or (), now)
+            self._look_no_more(views, ids, now)
+
+    def _write(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes], now: float) -> None:
+        keep, pairs = self._keeps[view], zip(ids, blobs, strict=True)
+        rows = islice(self._not_buried(view, pairs) if self._buried[view] else pairs, keep.max_rows)
+        while row := next(rows, None):  # at most `max_rows` turns: each takes a row
+            newest = self._newest(view, keep, now) or self._opened(view, keep, now)
+            newest.rows.update([row, *islice(rows, self._most(keep) - len(newest.rows) - 1)])
+
+    def _look_no_more(self, views: tuple[str, ...], ids: Sequence[bytes], now: float) -> None:
+        """The rows of these ids have been written, those that were not buried."""
+        together = self._together.get(views)
+        if together is None:
+            if len(self._together) >= _MOST_TOGETHER:
+                self._together.clear()
+            most = min(self._keeps[view].max_rows for view in views)
+            together = self._together[views] = _Together(most, set(), -math.inf, self._turn)
+        if together.turn != self._turn or now >= together.until:
+            together.seen, together.turn = set(), self._turn
+            together.until = min(self._due(view, now) for view in views)
+        buried = [self._buried[view] for view in views if self._buried[view]]
+        if buried:
+            ids = [key for key in ids if not any(key in each for each in buried)]
+        if len(together.seen) + len(ids) <= together.most:
+            together.seen.update(ids)
+
+    def _due(self, view: str, now: float) -> float:
+        """When a row of a view written now is to be written anew."""
+        keep, generations = self._keeps[view], self._generations[view]
+        begun = generations[0].begun if generations else now
+        return min(now + keep.fresh_s, begun + keep.keep_s / GENERATIONS)
 
     def forget(self, view: str, ids: Sequence[bytes]) -> None:
         """Drop rows: they have just been written, or an online source has their tombstones."""
@@ -106,7 +148,7 @@ class LastKnown(Locked):
             if rows := {key: blob for key, (blob, at) in aside.items() if now - at < self._aside_s}:
                 had = self.find(view, list(rows))
                 lost = [key for key, blob in zip(rows, had, strict=True) if blob is None]
-                self.keep(view, lost, [rows[key] for key in lost])
+                self.keep((view,), lost, ([rows[key] for key in lost],))
 
     def bury(self, view: str, ids: Sequence[bytes], event_time: Sequence[int]) -> None:
         """Drop rows that were deleted at `event_time` (us), and whatever older copy of them still arrives."""
@@ -123,7 +165,9 @@ class LastKnown(Locked):
         for generation in self._generations[view]:
             for key in ids:
                 generation.rows.pop(key, None)
-            generation.seen.difference_update(ids)
+        for views, together in self._together.items():
+            if view in views:
+                together.seen.difference_update(ids)
         for key in ids:
             self._aside[view].pop(key, None)
 
@@ -180,7 +224,8 @@ class LastKnown(Locked):
         live = [g for g in self._generations[view] if now - g.begun < keep.keep_s][: GENERATIONS - 1]
         while live and sum(len(g.rows) for g in live) > keep.max_rows - self._most(keep):
             live.pop()
-        self._generations[view] = (_Generation(now, {}, set(), now), *live)
+        self._generations[view] = (_Generation(now, {}), *live)
+        self._turn += 1
         return self._generations[view][0]
 
     @staticmethod

@@ -110,8 +110,9 @@ class Observer:
         """One attempt at a source ended."""
         if outcome != "injected":  # a fault stood in for the source: it was not called
             self.counters.source_call(source, outcome, seconds)
-        for listener in self.listeners[1:]:
-            listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
+        if len(self.listeners) > 1:
+            for listener in self.listeners[1:]:
+                listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
 
     def tell(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
         """One thing happened off the way of a read."""
@@ -120,6 +121,10 @@ class Observer:
 
     def answered(self, response: Response) -> None:
         """One request was answered."""
+        if response.is_plain:
+            seen = [(view, answer.part.origin, answer.part.rows) for view, answer in response.answers.items()]
+            self.counters.answered_plainly(response.elapsed_s, response.wall_us, seen)
+            return
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
         if degraded:
             self.incidents.degraded(response.request_id, response.wall_us)

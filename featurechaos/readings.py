@@ -7,9 +7,10 @@ become arrays only when rows differ, so that a healthy read never pays for the b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from featurechaos.codec import Layout, Rows, decode, pack, verify
 from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, StoreTimeout
 from featurechaos.model import NO_TIME_US, STATUS_OF, Cause, Origin, Status, Verdict
 from featurechaos.stores import Answer, Ask, Block, Columns, Partial
+
+_FRESH, _new = int(Verdict.FRESH), object.__new__
 
 Flags = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
@@ -53,6 +56,36 @@ class Rules:
     on_expired: str = "fallback"
     on_exhausted: str = "default"
     remembers: bool = True
+    limit_us: int | None = field(init=False, repr=False)
+    """The tighter of the two limits: no row within it is too old."""
+
+    def __post_init__(self) -> None:
+        limits = [each for each in (self.ttl_us, self.hard_us) if each is not None]
+        object.__setattr__(self, "limit_us", min(limits, default=None))
+
+
+@dataclass(slots=True, eq=False)
+class Started:
+    """A request's first read, made before its plan: who was asked, since when and by when, and what came.
+
+    It is taken once; `permit` is the breaker's.
+    """
+
+    source: str
+    begun: float
+    until: float
+    permit: Any = None
+    answers: list[Answer] | None = None
+    error: StoreError | None = None
+    is_taken: bool = False
+
+    def take(self) -> list[Answer]:
+        """What came; raises what it failed with."""
+        self.is_taken = True
+        if self.answers is None:
+            assert self.error is not None
+            raise self.error
+        return self.answers
 
 
 class Request:
@@ -61,10 +94,11 @@ class Request:
     `until` is monotonic seconds, `wall_us` the wall clock when the request began. `source` is whom to ask,
     once a layer has decided. `defaults` names the views of which a requested feature has a default. `met` is what
     the call has met on its way and counts once, however often it asks: leases, the names of sources where a fault hit
-    it, what a replica said before its turn; all requests made of one share it.
+    it, what a replica said before its turn; `started` is its first read, if that has been made. All requests made of
+    one share both.
     """
 
-    __slots__ = ("asks", "defaults", "id", "met", "rules", "source", "until", "wall_us")
+    __slots__ = ("asks", "defaults", "id", "met", "rules", "source", "started", "until", "wall_us")
 
     def __init__(
         self,
@@ -82,6 +116,13 @@ class Request:
         self.met = set() if met is None else met
         self.until, self.wall_us, self.id = until, wall_us, id
         self.source, self.defaults = source, defaults
+        self.started: Started | None = None
+
+    @property
+    def head(self) -> Started | None:
+        """The read of this request's source that has been made already, if it is still to be taken."""
+        started = self.started
+        return started if started is not None and not started.is_taken and started.source == self.source else None
 
     def to(self, source: str, until: float | None = None) -> Request:
         """The same rows, asked of one source, perhaps by an earlier time."""
@@ -92,10 +133,11 @@ class Request:
         return self._like(asks, rules, self.source, self.until)
 
     def _like(self, asks: Sequence[Ask], rules: Sequence[Rules], source: str, until: float) -> Request:
-        return Request(
-            asks, rules, until=until, wall_us=self.wall_us, id=self.id, source=source, defaults=self.defaults,
-            met=self.met,
-        )  # fmt: skip
+        like = _new(Request)  # not `Request(...)`, whose keywords cost as much as the copy: it is made thrice a read
+        like.asks, like.rules, like.source, like.until = asks, rules, source, until
+        like.wall_us, like.id, like.defaults, like.met = self.wall_us, self.id, self.defaults, self.met
+        like.started = self.started
+        return like
 
     def __repr__(self) -> str:
         views = ", ".join(f"{ask.view.name} x {len(ask.keys)}" for ask in self.asks)
@@ -134,7 +176,19 @@ class Part:
     @property
     def is_fresh(self) -> bool:
         """Every row fresh, from one source; a fault may still have touched them."""
-        return isinstance(self.rows.verdict, int) and self.rows.verdict == Verdict.FRESH
+        verdict = self.rows.verdict
+        return isinstance(verdict, int) and verdict == _FRESH
+
+    @property
+    def is_uniform(self) -> bool:
+        """The same is true of every row."""
+        injected = self.injected
+        return (
+            (injected is False or injected is True)
+            and not isinstance(self.origin, np.ndarray)
+            and not isinstance(self.status, np.ndarray)
+            and not isinstance(self.cause, np.ndarray)
+        )
 
     def fill(self, index: Index, other: Part) -> None:
         """Put what the same source said of rows `index`, asked once more, in place of what it said first."""
@@ -157,16 +211,28 @@ class Reading:
     """What came back: a part for each ask, in the asks' order.
 
     `is_partial`: it is of one source, of which some shard did not answer; those rows have a cause in their parts.
+    `is_plain`: all of it is known to be fresh.
     """
 
-    __slots__ = ("is_partial", "parts")
+    __slots__ = ("is_partial", "is_plain", "parts")
 
-    def __init__(self, parts: list[Part]) -> None:
-        self.parts, self.is_partial = parts, False
+    def __init__(self, parts: list[Part], *, is_plain: bool = False) -> None:
+        self.parts, self.is_partial, self.is_plain = parts, False, is_plain
 
     @property
     def is_settled(self) -> bool:
-        return all(part.walk is None for part in self.parts)
+        for part in self.parts:  # noqa: SIM110 - a generator costs more than all it looks at
+            if part.walk is not None:
+                return False
+        return True
+
+    @property
+    def is_fresh(self) -> bool:
+        """Every row of every part fresh."""
+        for part in self.parts:  # noqa: SIM110 - as above
+            if not part.is_fresh:
+                return False
+        return True
 
 
 def spread(value: int | bool | NDArray[np.generic], n: int, dtype: type = np.uint8) -> NDArray[np.generic]:
@@ -215,14 +281,13 @@ def cause_of(error: StoreError) -> Cause:
 
 def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
     """Turn intact rows that are too old into EXPIRED or PAST, in place."""
+    limit = rules.limit_us
+    if limit is None:
+        return
+    event_time, verdict = rows.event_time, rows.verdict
+    if isinstance(verdict, int) and (verdict != _FRESH or not len(rows) or event_time.min() >= wall_us - limit):
+        return
     soft, hard = rules.ttl_us, rules.hard_us
-    if soft is None and hard is None:
-        return
-    limit = min(each for each in (soft, hard) if each is not None)
-    event_time = rows.event_time
-    is_plain = isinstance(rows.verdict, int)
-    if is_plain and (rows.verdict != Verdict.FRESH or not len(rows) or event_time.min() >= wall_us - limit):
-        return
     verdict = rows.verdicts
     fresh = verdict == Verdict.FRESH
     if soft is not None:

@@ -6,12 +6,12 @@ Nothing here does I/O; `client.py` runs the plans.
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,14 @@ from featurechaos.layers.retry import Budget, Retry
 from featurechaos.layers.steer import Steer
 from featurechaos.memory import GENERATIONS, Keep, LastKnown
 from featurechaos.model import Cause, Origin, Verdict, View
-from featurechaos.readings import Part, Reading, Request, Rules, tightened
-from featurechaos.response import Fan, Response, ViewAnswer, Wanted
+from featurechaos.readings import Part, Reading, Request, Rules, Started, tightened
+from featurechaos.response import Fan, Response, ViewAnswer, Wanted, Wants
+from featurechaos.shortcut import Groups, Shortcut
 from featurechaos.stores import Ask
 
 RESERVE_S = 0.005
+_IDS = Random()  # as random as ids need to be, and a tenth of what asking the system costs
+os.register_at_fork(after_in_child=_IDS.seed)
 _PROBED_ROWS = 32
 _KEPT_S = 1.0
 """A keeper that is so late has lost its place: requests probe for themselves."""
@@ -53,24 +56,26 @@ _MOST_COMPILED = 1024
 class Compiled:
     """What a list of features means: made once and kept."""
 
-    wanted: tuple[Wanted, ...]
+    wants: Wants
     views: tuple[View, ...]
     layouts: tuple[Layout, ...]
     rules: tuple[Rules, ...]
-    key_of: tuple[tuple[tuple[str, str], ...], ...]
-    """For each view, what its keys are made of: views with equal ones share encoded keys."""
-    aliases: Mapping[str, str]
+    key_of: tuple[int, ...]
+    """For each view the first that has the same join keys: they share encoded keys."""
     defaults: frozenset[str]
+    source: str | None
+    """Whom all of the views ask first, if that is one source."""
+    remembered: Groups
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call under way: its request, and how the distinct keys spread over the caller's rows."""
 
     compiled: Compiled
     entities: Entities
     request: Request
-    fans: tuple[Fan, ...]
+    fans: list[Fan]
     begun: float
 
 
@@ -96,6 +101,19 @@ class Serving:
         self.hedge: Hedge | None = None
         self._meter = meter
         self.plan = self._stack(frozenset(online))
+        self.shortcut = Shortcut(
+            clock,
+            origins={name: source.role for name, source in online.items()},
+            timeouts=self.timeouts,
+            reserve_s=RESERVE_S,
+            board=self.board,
+            steer=self.steer,
+            breaker=self.breaker,
+            empty=self.empty,
+            budget=self.budget,
+            memory=self.memory,
+            meter=meter,
+        )
 
     def _board(self, prepare: Any) -> Board:
         settings = self.settings
@@ -256,40 +274,54 @@ class Serving:
             rules,
             until=begun + deadline,
             wall_us=int(self.clock.wall() * 1e6),
-            id=secrets.token_hex(16) if request_id is None else str(request_id),
+            id=some_id() if request_id is None else str(request_id),
             defaults=compiled.defaults,
         )
         return Call(compiled, entities, request, fans, begun)
 
+    def begin(self, call: Call) -> Started | None:
+        """The read to make before a plan is made, if the plan is likely not to be needed."""
+        compiled, request = call.compiled, call.request
+        if compiled.source is None or self.hedge is not None:
+            return None
+        for ask in request.asks:
+            if ask.keys.ids:
+                return self.shortcut.begin(request, compiled.source)
+        return None
+
+    def end(self, call: Call, started: Started) -> Reading | None:
+        """The reading, where what came is whole and fresh; else the plan is to be played."""
+        return self.shortcut.end(call.request, started, call.compiled.remembered)
+
     def asked(self, request: Request) -> Plan[Reading]:
         """The plan of a request; one that has no key to read asks nobody."""
-        if any(len(ask.keys) for ask in request.asks):
-            return self.plan(request)
+        for ask in request.asks:
+            if ask.keys.ids:
+                return self.plan(request)
         return _nothing(request)
 
     def response(self, call: Call, reading: Reading) -> Response:
         """Make the answer; raises Exhausted where the caller wants to be told."""
-        compiled, wall_us = call.compiled, call.request.wall_us
-        answers = {
-            ask.view.name: ViewAnswer(ask, part, fan, wall_us, rules)
-            for ask, part, fan, rules in zip(
-                call.request.asks, reading.parts, call.fans, call.request.rules, strict=True
-            )
-        }
+        request = call.request
+        answers, is_plain, wall_us = {}, reading.is_plain, request.wall_us
+        for ask, part, fan, rules in zip(request.asks, reading.parts, call.fans, request.rules, strict=True):
+            answers[ask.view.name] = ViewAnswer(ask, part, fan, wall_us, rules)
+            is_plain = is_plain and fan.inverse is None
         response = Response(
-            wanted=compiled.wanted,
-            answers=answers,
-            entities=call.entities,
-            keys=_key_columns(compiled.views),
-            request_id=call.request.id,
+            call.compiled.wants,
+            answers,
+            call.entities,
+            request_id=request.id,
             wall_us=wall_us,
-            aliases=compiled.aliases,
+            is_plain=is_plain,
         )
         response.elapsed_s = self.clock.monotonic() - call.begun
         return response
 
     def exhausted(self, call: Call, response: Response) -> Exhausted | None:
         """The error to raise, if the caller wants to be told of rows nobody could serve."""
+        if response.is_plain or all(rules.on_exhausted != "raise" for rules in call.request.rules):
+            return None
         lost: dict[str, str] = {}
         for rules, answer in zip(call.request.rules, response.answers.values(), strict=True):
             rows = answer.part.exhausted
@@ -319,17 +351,24 @@ class Serving:
             self._compiled[key] = found
         return found
 
-    def _keys(self, compiled: Compiled, entities: Entities) -> tuple[list[Keys], tuple[Fan, ...]]:
-        made: dict[tuple[tuple[str, str], ...], tuple[Keys, Fan]] = {}
-        keys, fans = [], []
-        for view, key_of in zip(compiled.views, compiled.key_of, strict=True):
-            if (one := made.get(key_of)) is None:
-                columns = [entities.column(key.column, view) for key in view.join_keys]
-                encoded, inverse, nulls = encode_keys(view.join_keys, columns)
-                one = made[key_of] = encoded, Fan(entities.n, len(encoded), inverse, nulls)
-            keys.append(one[0])
-            fans.append(one[1])
-        return keys, tuple(fans)
+    def _keys(self, compiled: Compiled, entities: Entities) -> tuple[list[Keys], list[Fan]]:
+        keys: list[Keys] = []
+        fans: list[Fan] = []
+        for view, first in zip(compiled.views, compiled.key_of, strict=True):
+            if first < len(keys):
+                keys.append(keys[first])
+                fans.append(fans[first])
+                continue
+            columns = [entities.column(key.column, view) for key in view.join_keys]
+            encoded, inverse, nulls = encode_keys(view.join_keys, columns)
+            keys.append(encoded)
+            fans.append(Fan(entities.n, len(encoded.ids), inverse, nulls))
+        return keys, fans
+
+
+def some_id() -> str:
+    """128 random bits in hex: the id of a request whose caller gave none."""
+    return f"{_IDS.getrandbits(128):032x}"
 
 
 def _nothing(request: Request) -> Plan[Reading]:
@@ -399,16 +438,20 @@ def compile_features(
     _refuse_collisions(wanted)
     names = tuple(dict.fromkeys(one.view for one in wanted))
     views = tuple(settings.views[name] for name in names)
-    _refuse_key_names(wanted, views)
-    aliases = {one.full: one.full for one in wanted} | {one.out: one.full for one in wanted}
+    orders = {rules[name].online for name in names}
+    first = next(iter(orders))[:1] if len(orders) == 1 else ()
+    columns = _key_columns(views)
+    _refuse_key_names(wanted, columns)
+    made_of = [[(key.column, str(key.dtype)) for key in view.join_keys] for view in views]
     return Compiled(
-        wanted=wanted,
+        wants=Wants(wanted, columns),
         views=views,
         layouts=tuple(layouts[name] for name in names),
         rules=tuple(rules[name] for name in names),
-        key_of=tuple(tuple((key.column, str(key.dtype)) for key in view.join_keys) for view in views),
-        aliases=aliases,
+        key_of=tuple(made_of.index(each) for each in made_of),
         defaults=frozenset(one.view for one in wanted if one.feature.default is not None),
+        source=first[0] if first else None,
+        remembered=_remembered(views, [rules[name] for name in names], made_of),
     )
 
 
@@ -456,9 +499,8 @@ def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
             raise RequestError(msg)
 
 
-def _refuse_key_names(wanted: Sequence[Wanted], views: Sequence[View]) -> None:
+def _refuse_key_names(wanted: Sequence[Wanted], keys: Mapping[str, View]) -> None:
     """A feature may not go out under the name of a join key: one would hide the other."""
-    keys = {column for column, _ in _key_columns(views)}
     for one in wanted:
         if one.out in keys:
             msg = f"feature {one.full!r} goes out as {one.out!r}, which is a join key; ask with full_feature_names=True"
@@ -486,12 +528,21 @@ def _seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _key_columns(views: Sequence[View]) -> list[tuple[str, View]]:
+def _remembered(views: Sequence[View], rules: Sequence[Rules], made_of: Sequence[Any]) -> Groups:
+    """The views whose rows are remembered, by what their keys are made of."""
+    groups: dict[int, list[int]] = {}
+    for place, each in enumerate(rules):
+        if each.remembers:
+            groups.setdefault(made_of.index(made_of[place]), []).append(place)
+    return tuple((tuple(views[place].base for place in places), tuple(places)) for places in groups.values())
+
+
+def _key_columns(views: Sequence[View]) -> dict[str, View]:
     columns: dict[str, View] = {}
     for view in views:
         for key in view.join_keys:
             columns.setdefault(key.column, view)
-    return list(columns.items())
+    return columns
 
 
 def _us(seconds: float | None) -> int | None:

@@ -22,7 +22,7 @@ def ids(*numbers: int) -> list[bytes]:
 
 def test_what_was_kept_is_found_in_the_order_asked() -> None:
     memory = memory_of(ManualClock())
-    memory.keep("v", ids(1, 2, 3), [b"a", b"b", b"c"])
+    memory.keep(("v",), ids(1, 2, 3), ([b"a", b"b", b"c"],))
 
     assert memory.find("v", ids(3, 9, 1)) == [b"c", None, b"a"]
     assert memory.find("w", ids(1)) == [None], "views do not mix"
@@ -32,7 +32,7 @@ def test_what_was_kept_is_found_in_the_order_asked() -> None:
 def test_a_row_is_kept_for_its_time_and_no_longer() -> None:
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80)
-    memory.keep("v", ids(1), [b"a"])
+    memory.keep(("v",), ids(1), ([b"a"],))
 
     clock.advance(79.9)
     assert memory.find("v", ids(1)) == [b"a"]
@@ -45,7 +45,7 @@ def test_a_row_that_is_read_all_the_time_never_expires() -> None:
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80)
     for second in range(400):
-        memory.keep("v", ids(1), [b"%d" % second])
+        memory.keep(("v",), ids(1), ([b"%d" % second],))
         clock.advance(1)
 
         found = memory.find("v", ids(1))[0]
@@ -56,9 +56,9 @@ def test_a_row_that_is_read_all_the_time_never_expires() -> None:
 def test_a_newer_generation_wins() -> None:
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80)
-    memory.keep("v", ids(1, 2), [b"old", b"old"])
+    memory.keep(("v",), ids(1, 2), ([b"old", b"old"],))
     clock.advance(11)
-    memory.keep("v", ids(1), [b"new"])
+    memory.keep(("v",), ids(1), ([b"new"],))
 
     assert memory.find("v", ids(1, 2)) == [b"new", b"old"]
 
@@ -67,7 +67,7 @@ def test_what_is_forgotten_is_gone_from_every_generation() -> None:
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80)
     for _ in range(4):
-        memory.keep("v", ids(1, 2), [b"a", b"b"])
+        memory.keep(("v",), ids(1, 2), ([b"a", b"b"],))
         clock.advance(11)
 
     memory.forget("v", ids(1, 7))
@@ -80,7 +80,7 @@ def test_it_never_holds_more_than_its_rows(max_rows: int, batches: list[tuple[in
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80, max_rows=max_rows)
     for begin, count in batches:
-        memory.keep("v", ids(*range(begin, begin + count)), [b"x"] * count)
+        memory.keep(("v",), ids(*range(begin, begin + count)), ([b"x"] * count,))
         clock.advance(1)
 
         assert memory.size("v") <= max_rows
@@ -90,7 +90,7 @@ def test_it_never_holds_more_than_its_rows(max_rows: int, batches: list[tuple[in
 def test_it_holds_most_of_what_it_may(max_rows: int) -> None:
     memory = memory_of(ManualClock(), max_rows=max_rows)
     for begin in range(0, 3 * max_rows, 4):
-        memory.keep("v", ids(*range(begin, begin + 4)), [b"x"] * 4)
+        memory.keep(("v",), ids(*range(begin, begin + 4)), ([b"x"] * 4,))
 
     assert memory.size("v") >= max_rows * 3 // 4
     assert memory.find("v", ids(3 * max_rows // 4 * 4 - 1)) == [b"x"], "the latest are there"
@@ -99,7 +99,7 @@ def test_it_holds_most_of_what_it_may(max_rows: int) -> None:
 def test_one_batch_larger_than_all_it_may_hold_keeps_a_part() -> None:
     memory = memory_of(ManualClock(), max_rows=80)
 
-    memory.keep("v", ids(*range(1000)), [b"%d" % number for number in range(1000)])
+    memory.keep(("v",), ids(*range(1000)), ([b"%d" % number for number in range(1000)],))
 
     assert 0 < memory.size("v") <= 80
     found = memory.find("v", ids(*range(1000)))
@@ -115,7 +115,7 @@ def test_threads_may_keep_find_and_forget_at_once() -> None:
         try:
             for turn in range(300):
                 mine = ids(*range(turn % 90, turn % 90 + 10))
-                memory.keep("v", mine, mine)
+                memory.keep(("v",), mine, (mine,))
                 found = memory.find("v", mine)
                 wrong.extend(blob for key, blob in zip(mine, found, strict=True) if blob not in {None, key})
                 if turn % 7 == 0:
@@ -134,3 +134,50 @@ def test_threads_may_keep_find_and_forget_at_once() -> None:
         thread.join()
 
     assert not wrong
+
+
+def test_views_read_together_are_each_remembered_whatever_was_read_alone() -> None:
+    memory = LastKnown(ManualClock(), {"v": Keep(), "w": Keep()})
+    memory.keep(("v",), ids(1), ([b"v1"],))
+
+    memory.keep(("v", "w"), ids(1), ([b"v2"], [b"w2"]))
+
+    assert (memory.find("v", ids(1)), memory.find("w", ids(1))) == ([b"v2"], [b"w2"])
+
+
+def test_a_row_forgotten_in_one_of_the_views_read_together_is_written_again() -> None:
+    memory = LastKnown(ManualClock(), {"v": Keep(), "w": Keep()})
+    memory.keep(("v", "w"), ids(1), ([b"v"], [b"w"]))
+    memory.forget("w", ids(1))
+
+    memory.keep(("v", "w"), ids(1), ([b"v"], [b"w"]))
+
+    assert memory.find("w", ids(1)) == [b"w"]
+
+
+def test_a_row_written_after_its_tombstone_is_remembered_at_once() -> None:
+    def row(event_time_us: int) -> bytes:
+        return bytes(16) + event_time_us.to_bytes(8, "little") + bytes(16)
+
+    memory = LastKnown(ManualClock(), {"v": Keep()})
+    memory.bury("v", ids(1), [10])
+    memory.keep(("v",), ids(1), ([row(5)],))
+    assert memory.find("v", ids(1)) == [None]
+
+    memory.keep(("v",), ids(1), ([row(11)],))
+
+    assert memory.find("v", ids(1)) == [row(11)]
+
+
+def test_a_row_seen_again_is_not_written_again_before_it_is_due() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep(fresh_s=10), "w": Keep()})
+    memory.keep(("v", "w"), ids(1), ([b"old"], [b"old"]))
+    clock.advance(9.9)
+    memory.keep(("v", "w"), ids(1), ([b"new"], [b"new"]))
+    assert memory.find("w", ids(1)) == [b"old"]
+
+    clock.advance(0.1)
+    memory.keep(("v", "w"), ids(1), ([b"new"], [b"new"]))
+
+    assert memory.find("w", ids(1)) == [b"new"], "the shortest of their times holds"

@@ -34,8 +34,8 @@ from __future__ import annotations
 from featurechaos.codec.hashing import MOST_ROW_BYTES
 from featurechaos.codec.keys import Keys, encode_keys
 from featurechaos.codec.layout import HEADER_BYTES, Layout, Words
-from featurechaos.codec.read import decode, verify
-from featurechaos.codec.rows import Rows, column, nulls
+from featurechaos.codec.read import decode, verify, whole
+from featurechaos.codec.rows import Rows, column, columns, nulls
 from featurechaos.codec.write import encode, encode_tombstones, pack, seal
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Rows",
     "Words",
     "column",
+    "columns",
     "decode",
     "encode",
     "encode_keys",
@@ -54,4 +55,5 @@ __all__ = [
     "pack",
     "seal",
     "verify",
+    "whole",
 ]

@@ -201,6 +201,16 @@ class Layout:
         return ROW[: 2 * self.words].copy()
 
     @cached_property
+    def few_multipliers(self) -> tuple[int, ...]:
+        """The same as plain ints, for one row by itself."""
+        return tuple(self.multipliers.tolist())
+
+    @cached_property
+    def numbers(self) -> str:
+        """The fixed part as plain ints of 32 bits, for `struct`."""
+        return f"<{2 * self.words}I"
+
+    @cached_property
     def constant(self) -> int:
         """K of this schema; see `hashing.constant`."""
         return constant(self.hash, VERSION)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import mul
+from struct import unpack
 from typing import Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from featurechaos.codec.layout import (
 from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
 
+_FEW_WORDS = 24
 _NOTHING: Final[frozenset[int]] = frozenset()
 _FRESH, _MISSING, _BURIED, _CORRUPT = (
     int(verdict) for verdict in (Verdict.FRESH, Verdict.MISSING, Verdict.BURIED, Verdict.CORRUPT)
@@ -49,9 +52,9 @@ def decode(
         rows, and the schema hashes of intact rows of layouts not in `known`: fetch their descriptions
         and decode again, or leave those rows CORRUPT.
     """
-    whole = _whole(blobs, own, layout)
-    if whole is not None:
-        return whole, _NOTHING
+    rows = whole(blobs, own, layout)
+    if rows is not None:
+        return rows, _NOTHING
     there = [blob for blob in blobs if blob is not None]
     found = np.fromiter((blob is not None for blob in blobs), np.bool_, len(blobs))
     index = np.flatnonzero(found)
@@ -59,7 +62,7 @@ def decode(
     if len(there) == len(blobs):
         unknown = _sorted_out(rows, there, own, index, known or {})
     elif there:
-        part = _whole(there, own[index], layout)
+        part = whole(there, own[index], layout)
         if part is not None:
             rows.put(index, part, np.arange(len(part)))
             return rows, _NOTHING
@@ -88,11 +91,13 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
     return Rows(layout, words, verdict)
 
 
-def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
+def whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
     """The rows if every one is there, intact and of this layout; else None."""
     if layout.has_tail:
         return _whole_with_tails(blobs, own, layout)
     n = len(blobs)
+    if n == 1 and layout.words <= _FEW_WORDS:
+        return _one(blobs, own, layout)
     try:
         # A bytearray, so that the words are ours to write. A None is a TypeError.
         flat = bytearray().join(blobs)  # type: ignore[arg-type]
@@ -107,6 +112,19 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
     if (total + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
         return None
     return Rows(layout, words, _FRESH, blobs=blobs)  # type: ignore[arg-type]
+
+
+def _one(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
+    """One short row with plain ints: numpy's calls cost three times as much."""
+    blob = blobs[0]
+    if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
+        return None
+    numbers = unpack(layout.numbers, blob)
+    if (sum(map(mul, numbers, layout.few_multipliers)) + own.item(0) + layout.constant) & MASK:
+        return None
+    rows = Rows(layout, np.frombuffer(bytearray(blob), np.uint64).reshape(1, -1), _FRESH, blobs=blobs)  # type: ignore[arg-type]
+    rows.oldest = int.from_bytes(blob[8 * TIME_AT : 8 * TIME_AT + 8], "little", signed=True)
+    return rows
 
 
 def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:

@@ -27,7 +27,7 @@ class Rows:
         blobs: the bytes each row came as, while every row is intact and of this layout; else None.
     """
 
-    __slots__ = ("_tails", "blobs", "layout", "ready", "verdict", "words")
+    __slots__ = ("_tails", "blobs", "layout", "oldest", "ready", "verdict", "words")
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Rows:
     ) -> None:
         self.layout, self.words, self.verdict, self.blobs = layout, words, verdict, blobs
         self._tails = tails
+        self.oldest: int | None = None
+        """The smallest event time of rows as they came, us, where somebody has looked."""
         self.ready: dict[Run | None, list[NDArray[Any]]] = {}
         """Columns read so far, by run; the nulls of every feature under None."""
 
@@ -124,11 +126,16 @@ def column(rows: Rows, feature: str) -> NDArray[Any]:
     Values of string, bytes and lists come in an object array of str, bytes and Python lists (of Python
     numbers, or of datetime64[us] for timestamps). Asking again gives the same array.
     """
+    return columns(rows, feature)[rows.layout.spots[feature].at]
+
+
+def columns(rows: Rows, feature: str) -> list[NDArray[Any]]:
+    """The values of a feature and of those it is read together with, its run, in the run's order; see `column`."""
     spot = rows.layout.spots[feature]
     ready = rows.ready.get(spot.run)
     if ready is None:
         ready = rows.ready[spot.run] = _read(rows, spot)
-    return ready[spot.at]
+    return ready
 
 
 def nulls(rows: Rows, feature: str) -> NDArray[np.bool_]:

@@ -61,7 +61,7 @@ class Limits:
     ramp_s: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Permit:
     """The right to ask once. An outcome counts only for the generation it was given in."""
 
@@ -89,6 +89,8 @@ class Gate(Locked):
         self._relapses, self._was_back = 0, False
         self._spread = 1.0
         self._good = self._bad = self._bad_in_a_row = 0
+        self._bad_until = now
+        self.permit = Permit(0)
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
     def hold(self, now: float) -> None:
@@ -125,7 +127,7 @@ class Gate(Locked):
     def admit(self, now: float, *, is_keeper: bool = False) -> Permit | None:
         """A permit, or None while the source is not to be asked."""
         if self.state is State.CLOSED:
-            return Permit(self._generation)
+            return self.permit
         with self._lock:
             if self.state in (State.OPEN, State.PROBING) and now < self._kept_until and not is_keeper:
                 return None
@@ -146,8 +148,8 @@ class Gate(Locked):
             if self.state is State.RAMPING:
                 at = now if self.held_at is None else self.held_at
                 share = (at - self.since) / self.limits.ramp_s if self.limits.ramp_s else 1.0
-                return Permit(self._generation) if self._rng.random() < share else None
-            return None if self.state is State.OPEN else Permit(self._generation)
+                return self.permit if self._rng.random() < share else None
+            return None if self.state is State.OPEN else self.permit
 
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None, seconds: float) -> State | None:
         """Count an outcome (None: cancelled, counts for nothing); the new state if it changed."""
@@ -163,11 +165,23 @@ class Gate(Locked):
             if self.state is State.PROBING:
                 return self._after_probe(now, succeeded=succeeded, slow=seconds >= self.limits.slow_s)
             self._count(now, failed=not succeeded, slow=seconds >= self.limits.slow_s)
-            if self._is_failing(now):
+            if self._bad_until >= now and self._is_failing(now):
                 return self._become(State.OPEN, now)
             if self.state is State.RAMPING and now - self.since >= self.limits.ramp_s:
                 return self._become(State.CLOSED, now)
             return None
+
+    def passed(self, permit: Permit, now: float) -> bool:
+        """Count a quick and good call through a closed gate; False, and not counted, if that is for `settle` to do.
+
+        It may be the one that fills the least number of calls, of which enough have failed.
+        """
+        with self._lock:
+            if permit.generation == self._generation:
+                if self._bad_until >= now and self._is_failing(now, more=1):
+                    return False
+                self._count(now, failed=False, slow=False)
+            return True
 
     def _after_probe(self, now: float, *, succeeded: bool, slow: bool) -> State | None:
         self._good, self._bad = self._good + succeeded, self._bad + (not succeeded)
@@ -196,6 +210,7 @@ class Gate(Locked):
         self._was_back |= state is State.CLOSED
         self.state, self.since = state, now
         self._generation += 1
+        self.permit = Permit(self._generation)
         self._probe = None
         self._buckets.clear()
         return state
@@ -206,12 +221,14 @@ class Gate(Locked):
             self._buckets.append([now, 0, 0, 0])
         bucket = self._buckets[-1]
         bucket[1] += 1
-        bucket[2] += failed
-        bucket[3] += slow or failed
+        if failed or slow:
+            bucket[2] += failed
+            bucket[3] += 1
+            self._bad_until = now + self.limits.window_s  # till then a bucket may hold it
 
-    def _is_failing(self, now: float) -> bool:
+    def _is_failing(self, now: float, *, more: int = 0) -> bool:
         recent = [bucket for bucket in self._buckets if now - bucket[0] <= self.limits.window_s]
-        calls = sum(bucket[1] for bucket in recent)
+        calls = sum(bucket[1] for bucket in recent) + more
         if calls < self.limits.min_calls:
             return False
         failed, slow = sum(bucket[2] for bucket in recent), sum(bucket[3] for bucket in recent)
@@ -239,8 +256,12 @@ class Breaker:
 
     def __call__(self, request: Request, inner: Next, *, is_keeper: bool = False) -> Plan[Reading]:
         gate, source = self.gates[request.source], request.source
-        begun = self._clock.monotonic()
-        permit = gate.admit(begun, is_keeper=is_keeper)
+        permit: Permit | None
+        if (head := request.head) is not None:
+            begun, permit = head.begun, head.permit
+        else:
+            begun = self._clock.monotonic()
+            permit = gate.admit(begun, is_keeper=is_keeper)
         if permit is None:
             self.wanted[source] = request
             raise self._denied(source)

@@ -26,8 +26,13 @@ class Deadline:
         self._clock, self._reserve_s = clock, reserve_s
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
-        left = request.until - self._clock.monotonic()
-        return inner(request.to(request.source, request.until - min(self._reserve_s, max(left, 0.0) / 2)))
+        until = held_back(request.until, self._clock.monotonic(), self._reserve_s)
+        return inner(request.to(request.source, until))
+
+
+def held_back(until: float, now: float, reserve_s: float) -> float:
+    """The end of the online walk: `reserve_s` before `until`, or half of what is left."""
+    return until - min(reserve_s, max(until - now, 0.0) / 2)
 
 
 class Attempt:
@@ -37,11 +42,14 @@ class Attempt:
         self._clock, self._timeouts, self._meter = clock, timeouts, meter
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
-        begun = self._clock.monotonic()
-        until = min(request.until, begun + self._timeouts[request.source])
-        if until - begun < LEAST_S:
-            msg = f"source {request.source!r} was not asked: {max(0.0, until - begun) * 1000:.1f} ms were left"
-            raise NoTime(msg)
+        if (head := request.head) is not None:
+            begun, until = head.begun, head.until
+        else:
+            begun = self._clock.monotonic()
+            until = min(request.until, begun + self._timeouts[request.source])
+            if until - begun < LEAST_S:
+                msg = f"source {request.source!r} was not asked: {max(0.0, until - begun) * 1000:.1f} ms were left"
+                raise NoTime(msg)
         outcome = "cancelled"
         try:
             reading = yield from inner(request.to(request.source, until))

@@ -20,10 +20,11 @@ class Failover:
     """
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
-        orders = {rules.online for rules in request.rules}
-        if len(orders) == 1:
-            return self._walk(request, inner)
-        return self._side_by_side(request, inner)
+        first = request.rules[0].online
+        for rules in request.rules:
+            if rules.online != first:
+                return self._side_by_side(request, inner)
+        return self._walk(request, inner)
 
     def _side_by_side(self, request: Request, inner: Next) -> Plan[Reading]:
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -44,7 +45,7 @@ class Failover:
     def _walk(self, request: Request, inner: Next) -> Plan[Reading]:
         walks: list[Walk | None] | None = None
         settled: list[Part | None] = [None] * len(request.asks)
-        for source in request.rules[0].online if request.rules else ():
+        for source in request.rules[0].online:
             if walks is None:
                 try:
                     reading = yield from inner(request.to(source))
@@ -52,7 +53,7 @@ class Failover:
                     walks = [Walk(ask) for ask in request.asks]
                     yield from _failed(request, walks, source, error)
                     continue
-                if all(part.is_fresh for part in reading.parts):
+                if reading.is_fresh:
                     return reading
                 walks = [
                     None if part.is_fresh else Walk(ask) for part, ask in zip(reading.parts, request.asks, strict=True)

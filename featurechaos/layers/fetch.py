@@ -7,7 +7,7 @@ from math import inf
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Layout, Rows
-from featurechaos.effects import Plan, describe, note, read
+from featurechaos.effects import Plan, Read, describe, note
 from featurechaos.errors import StoreError
 from featurechaos.model import Origin
 from featurechaos.readings import Part, Reading, Request, causes_of, judge, rows_of
@@ -16,6 +16,7 @@ from featurechaos.stores import Answer, Partial
 _ASK_AGAIN_S = 10.0
 _AFTER_ERROR_S = 0.5
 _MOST_UNKNOWN = 1024
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Fetch:
@@ -27,19 +28,22 @@ class Fetch:
     """
 
     def __init__(self, clock: Clock, roles: Mapping[str, Origin], known: dict[int, Layout]) -> None:
-        self._clock, self._roles, self._known = clock, roles, known
+        self._clock, self._known = clock, known
+        self._origins = {source: int(origin) for source, origin in roles.items()}
         self._not_before: dict[int, float] = {}
 
     def __call__(self, request: Request) -> Plan[Reading]:
-        answers = yield from read(request)
-        decoded = self._decoded(request, answers)
-        missing = frozenset().union(*(unknown for _, unknown in decoded))
-        if missing and (yield from self._learned(request, self._worth_asking(missing))):
-            decoded = self._decoded(request, answers)
-        origin = int(self._roles[request.source])
+        if (head := request.head) is None:
+            answers: list[Answer] = yield Read(request.source, request.asks, request.until)
+        else:
+            answers = head.take()
+        decoded, unknown = self._decoded(request, answers)
+        if unknown and (yield from self._learned(request, self._worth_asking(unknown))):
+            decoded, _ = self._decoded(request, answers)
+        origin, wall_us = self._origins[request.source], request.wall_us
         parts = []
-        for (rows, _), rules in zip(decoded, request.rules, strict=True):
-            judge(rows, rules, request.wall_us)
+        for rows, rules in zip(decoded, request.rules, strict=True):
+            judge(rows, rules, wall_us)
             parts.append(Part(rows, origin=origin))
         reading = Reading(parts)
         for part, answer in zip(parts, answers, strict=True):
@@ -47,8 +51,15 @@ class Fetch:
                 part.cause, reading.is_partial = causes_of(answer, len(part)), True
         return reading
 
-    def _decoded(self, request: Request, answers: list[Answer]) -> list[tuple[Rows, frozenset[int]]]:
-        return [rows_of(ask, answer, self._known) for ask, answer in zip(request.asks, answers, strict=True)]
+    def _decoded(self, request: Request, answers: list[Answer]) -> tuple[list[Rows], frozenset[int]]:
+        """The rows of every ask, and the schema hashes among them that nobody has described yet."""
+        decoded, unknown = [], _NOTHING
+        for ask, answer in zip(request.asks, answers, strict=True):
+            rows, strange = rows_of(ask, answer, self._known)
+            decoded.append(rows)
+            if strange:
+                unknown |= strange
+        return decoded, unknown
 
     def _learned(self, request: Request, hashes: list[int]) -> Plan[bool]:
         """Ask how rows of these hashes are laid out; whether any is readable now."""

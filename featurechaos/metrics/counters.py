@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featurechaos.codec import Rows
 from featurechaos.metrics.distributions import SECONDS, Ages, Distribution
 from featurechaos.metrics.names import NAMES, PREFIX, Labels
 from featurechaos.model import Cause, Origin, Status
@@ -29,6 +30,7 @@ Flags = bool | NDArray[np.bool_]
 Pairs = Callable[[], Mapping[Any, tuple[int, int]]]
 
 _ORIGINS, _STATUSES, _CAUSES = len(Origin), max(Status) + 1, len(Cause)
+_PRESENT = int(Status.PRESENT)
 
 
 class Seen(NamedTuple):
@@ -110,6 +112,21 @@ class Counters:
             self._seconds.add(seconds)
             for seen in rows:
                 self._see(seen, wall_us)
+
+    def answered_plainly(self, seconds: float, wall_us: int, seen: Iterable[tuple[str, Any, Rows]]) -> None:
+        """The same for rows that are all PRESENT and touched by no fault: view, origin and rows of each part."""
+        with self._lock:
+            self._requests[0] += 1
+            self._seconds.add(seconds)
+            for view, origin, rows in seen:
+                cells = self._rows.get(view)
+                if cells is None:
+                    cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
+                cells[2 * (_STATUSES * origin + _PRESENT)] += len(rows.words)
+                ages = self._ages.get(view)
+                if ages is None:
+                    ages = self._ages[view] = Ages()
+                ages.add_rows(rows, wall_us, origin)
 
     def source_call(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from featurechaos.codec import Rows
 from featurechaos.model import NO_TIME_US, Origin
 
 # Fine around the deadlines and timeouts of the docs: 15, 50 and 60 ms are bounds.
@@ -20,7 +21,7 @@ AGES = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 17
 _ORIGINS = len(Origin)
 _BUCKETS = len(AGES) + 1
 _AGES_US = np.array(AGES, np.int64) * 1_000_000
-_MOST_WAITING = 2048
+_MOST_WAITING = 4096
 
 
 class Distribution:
@@ -47,7 +48,7 @@ class Distribution:
 class Ages:
     """Ages of one view's rows by origin.
 
-    Arrays wait until there are 2048 values and are then sorted in together: alone, the fixed cost of the
+    Arrays wait until there are 4096 values and are then sorted in together: alone, the fixed cost of the
     numpy calls would be most of it. A row without an event has no age; one from the future is 0 s old.
     """
 
@@ -68,6 +69,16 @@ class Ages:
         # A copy: the rows are the caller's to write.
         self._waiting.append((event_time.copy(), wall_us, origin))
         self._waits += n
+        if self._waits >= _MOST_WAITING:
+            self._fold()
+
+    def add_rows(self, rows: Rows, wall_us: int, origin: int) -> None:
+        """The same for rows as they came, which nobody writes to."""
+        if rows.oldest is not None and len(rows.words) == 1:
+            self._add_one(rows.oldest, wall_us, origin)
+            return
+        self._waiting.append((rows.event_time, wall_us, origin))
+        self._waits += len(rows.words)
         if self._waits >= _MOST_WAITING:
             self._fold()
 

@@ -17,18 +17,18 @@ from featurechaos.effects import Plan
 from featurechaos.layers.breaker import Gate, Permit, State
 from featurechaos.layers.fetch import Fetch
 from featurechaos.model import View
-from featurechaos.readings import Reading, Request, Rules
+from featurechaos.readings import Reading, Request, Rules, Started
 from featurechaos.response import Response
+from featurechaos.shortcut import Groups, Shortcut
 
 _EVERY = 50
 
 
 def swap_rows() -> None:
     """Two rows of a batch change places after they were decoded."""
-    fetched, turn = Fetch.__call__, iter(range(1 << 62))
+    fetched, ended, turn = Fetch.__call__, Shortcut.end, iter(range(1 << 62))
 
-    def swapped(self: Fetch, request: Request) -> Plan[Reading]:
-        reading = yield from fetched(self, request)
+    def swap(reading: Reading) -> Reading:
         for part in reading.parts:
             if len(part) > 1 and next(turn) % _EVERY == 0:
                 order = np.arange(len(part))
@@ -36,7 +36,15 @@ def swap_rows() -> None:
                 part.rows = part.rows.take(order)
         return reading
 
+    def swapped(self: Fetch, request: Request) -> Plan[Reading]:
+        return swap((yield from fetched(self, request)))
+
+    def quickly_swapped(self: Shortcut, request: Request, started: Started, groups: Groups) -> Reading | None:
+        reading = ended(self, request, started, groups)
+        return None if reading is None else swap(reading)
+
     Fetch.__call__ = swapped  # type: ignore[method-assign]
+    Shortcut.end = quickly_swapped  # type: ignore[method-assign]
 
 
 def drop_age() -> None:
@@ -45,7 +53,7 @@ def drop_age() -> None:
 
     def fresh(self: Response, view: str) -> Any:
         truth = told(self, view)
-        return replace(truth, age_s=np.where(truth.origin > 1, 0.0, truth.age_s))
+        return truth._replace(age_s=np.where(truth.origin > 1, 0.0, truth.age_s))
 
     Response.provenance = fresh  # type: ignore[method-assign]
 

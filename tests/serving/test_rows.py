@@ -318,7 +318,7 @@ def test_an_answer_on_its_way_does_not_bring_a_deleted_row_back() -> None:
     batch = house.client._batch("v", {"k": [1], "f": [FRESH], "event_timestamp": [EARLY]})
     house.client.delete("v", {"k": [1]})
 
-    house.client._serving.memory.keep("v", batch.ask.keys.ids, batch.blobs)
+    house.client._serving.memory.keep(("v",), batch.ask.keys.ids, (batch.blobs,))
     house.has("primary", "down")
 
     assert told(house.get())[1] is D
