@@ -68,12 +68,13 @@ class Rules:
 class Started:
     """A request's first read, made before its plan: who was asked, since when and by when, and what came.
 
-    It is taken once; `permit` is the breaker's.
+    It is taken once; `permit` is the breaker's, `walk_until` when the online walk is to end.
     """
 
     source: str
     begun: float
     until: float
+    walk_until: float
     permit: Any = None
     answers: list[Answer] | None = None
     error: StoreError | None = None

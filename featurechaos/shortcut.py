@@ -61,10 +61,11 @@ class Shortcut:
                 return None
             permit = gate.permit
         now = self._monotonic()
-        until = min(held_back(request.until, now, self._reserve_s), now + self._timeouts[source])
+        walk_until = held_back(request.until, now, self._reserve_s)
+        until = min(walk_until, now + self._timeouts[source])
         if until - now < LEAST_S:
             return None
-        request.started = Started(source, now, until, permit)
+        request.started = Started(source, now, until, walk_until, permit)
         return request.started
 
     def end(self, request: Request, started: Started, groups: Groups) -> Reading | None:

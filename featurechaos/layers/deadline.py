@@ -26,7 +26,10 @@ class Deadline:
         self._clock, self._reserve_s = clock, reserve_s
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
-        until = held_back(request.until, self._clock.monotonic(), self._reserve_s)
+        if request.started is not None:  # when that began, more was left
+            until = request.started.walk_until
+        else:
+            until = held_back(request.until, self._clock.monotonic(), self._reserve_s)
         return inner(request.to(request.source, until))
 
 
