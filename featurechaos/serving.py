@@ -243,7 +243,7 @@ class Serving:
             [wanted.rules[i] for i in some],
             until=now + self.timeouts[source],
             wall_us=int(self.clock.wall() * 1e6),
-            id=f"probe-{secrets.token_hex(8)}",
+            id=f"probe-{some_id()}",
             source=source,
         )
         with suppress(StoreError):
