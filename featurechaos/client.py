@@ -103,7 +103,7 @@ class _Common(Locked):
 
             gc.collect()
             gc.freeze()
-        up = {name: self._is_up(name) for name in self._worth_asking(full=full)}
+        up = {name: self._is_up(name, full=full) for name in self._worth_asking(full=full)}
         enough = all if full else any
         return all(
             enough([*(up.get(name, False) for name in rules.online), *self._replicas(view, rules)])
@@ -382,7 +382,7 @@ class _Common(Locked):
     def _begin_probes(self) -> None:
         raise NotImplementedError
 
-    def _is_up(self, name: str) -> bool:
+    def _is_up(self, name: str, *, full: bool) -> bool:
         raise NotImplementedError
 
     def _reference_plan(self, response: Response) -> Plan[Response]:
@@ -536,7 +536,10 @@ class FeatureClient(_Common):
         for name, counts in totals.items():
             for part in parts_of(batch, _BATCH_ROWS):
                 try:
-                    _add(counts, self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
+                    took = self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S)
+                    _add(counts, took)
+                    if took.is_late:
+                        break  # as for a source that is late as a whole
                 except FeatureError as error:
                     counts.error = counts.error or str(error)
                     if isinstance(error, StoreTimeout):
@@ -556,9 +559,13 @@ class FeatureClient(_Common):
     def _takes_writes(self, name: str) -> bool:
         return self._world.stores[name].writable
 
-    def _is_up(self, name: str) -> bool:
+    def _is_up(self, name: str, *, full: bool) -> bool:
+        store: Any = self._world.stores[name]
+        until = self.clock.monotonic() + 1.0
         try:
-            self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
+            if hasattr(store, "shards_up"):
+                return _suffices(store.shards_up(until), full=full)
+            store.layouts(self.settings.project, [0], until)
         except FeatureError:
             return False
         return True
@@ -679,7 +686,10 @@ class AsyncFeatureClient(_Common):
         for name, counts in totals.items():
             for part in parts_of(batch, _BATCH_ROWS):
                 try:
-                    _add(counts, await self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S))
+                    took = await self._world.stores[name].write(part, self.clock.monotonic() + WRITE_S)
+                    _add(counts, took)
+                    if took.is_late:
+                        break  # as for a source that is late as a whole
                 except FeatureError as error:
                     counts.error = counts.error or str(error)
                     if isinstance(error, StoreTimeout):
@@ -692,7 +702,8 @@ class AsyncFeatureClient(_Common):
         self._check_open()
         self._loop = asyncio.get_running_loop()
         names = self._worth_asking(full=full)
-        self._up = dict(zip(names, await asyncio.gather(*map(self._answers, names)), strict=True))
+        answers = await asyncio.gather(*[self._answers(name, full=full) for name in names])
+        self._up = dict(zip(names, answers, strict=True))
         return super().ready(full, freeze)
 
     def _readyz(self) -> tuple[bool, Any]:
@@ -715,14 +726,18 @@ class AsyncFeatureClient(_Common):
             await arun(self._serving.probe(source), self._world)
         return self._serving.probe_in_s()
 
-    async def _answers(self, name: str) -> bool:
+    async def _answers(self, name: str, *, full: bool) -> bool:
+        store: Any = self._world.stores[name]
+        until = self.clock.monotonic() + 1.0
         try:
-            await self._world.stores[name].layouts(self.settings.project, [0], self.clock.monotonic() + 1.0)
+            if hasattr(store, "shards_up"):
+                return _suffices(await store.shards_up(until), full=full)
+            await store.layouts(self.settings.project, [0], until)
         except FeatureError:
             return False
         return True
 
-    def _is_up(self, name: str) -> bool:
+    def _is_up(self, name: str, *, full: bool) -> bool:
         return self._up.get(name, False)
 
     def _takes_writes(self, name: str) -> bool:
@@ -755,6 +770,12 @@ class Inline:
 def _is_real(clock: Clock) -> bool:
     """Whether its time goes by itself: on a clock turned by hand nothing may happen beside the requests."""
     return isinstance(clock, SystemClock | ShiftedClock)
+
+
+def _suffices(shards: tuple[int, int], *, full: bool) -> bool:
+    """Whether so many shards that answer, of so many, will do."""
+    up, all_ = shards
+    return up == all_ if full else up > 0
 
 
 def _is_ahead(report: WriteReport) -> bool:

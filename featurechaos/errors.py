@@ -42,7 +42,7 @@ class StoreError(FeatureError):
     """A source could not do what it was asked.
 
     `injected` is True when a fault made it so; layers never look, provenance and references do.
-    `shard` names the part of the source that failed, where that has a breaker of its own, which has counted it.
+    `shard` names the part of the source that failed, where there are several: only a breaker of its own counts it.
     """
 
     injected: bool = False

@@ -97,12 +97,16 @@ class Batch:
 
 @dataclass(slots=True)
 class WriteCounts:
-    """What one source did with a write: rows written, and rows that were older than the stored ones."""
+    """What one source did with a write: rows written, and rows that were older than the stored ones.
+
+    `is_late`: some rows failed for want of an answer in time, so the next batch would wait as long.
+    """
 
     written: int = 0
     older: int = 0
     failed: int = 0
     error: str | None = None
+    is_late: bool = False
 
 
 @dataclass(slots=True)

@@ -71,6 +71,11 @@ class AsyncClusterStore:
         await self._talk(rounds.ping([node.at for node in self._loop().chart.shards()]), until)
         return self._clock.monotonic() - begun
 
+    async def shards_up(self, until: float) -> tuple[int, int]:
+        """How many shards answer, and how many there are; raises where nobody tells."""
+        await self._gather([], until)
+        return await self._talk(rounds.answering([node.at for node in self._loop().chart.shards()]), until)
+
     def stats(self) -> dict[str, int]:
         """Counts over the pools of all nodes and loops, see `APool.stats`, and how many `shards` there are."""
         total = {"shards": max((len(each.chart.shards()) for each in self._loops.values()), default=0)}

@@ -108,6 +108,11 @@ class ClusterStore:
         self._talk(rounds.ping([node.at for node in self._cluster.chart.shards()]), until)
         return self._clock.monotonic() - begun
 
+    def shards_up(self, until: float) -> tuple[int, int]:
+        """How many shards answer, and how many there are; raises where nobody tells."""
+        gather([], self._cluster, until)
+        return self._talk(rounds.answering([node.at for node in self._cluster.chart.shards()]), until)
+
     def stats(self) -> dict[str, int]:
         """Counts over the pools of all nodes, see `Pool.stats`, and how many `shards` there are."""
         return totals([node.pool.stats() for node in self._cluster.chart.nodes()], len(self._cluster.chart.shards()))

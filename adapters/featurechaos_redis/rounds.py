@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featurechaos.errors import StoreError
+from featurechaos.errors import StoreError, StoreTimeout
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Partial, WriteCounts
 from featurechaos_redis import talks
@@ -151,6 +151,7 @@ def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Round[WriteCo
         raise errors[0]
     older = sum(job.reply for job in done if job.error is None)
     counts = WriteCounts(len(done) - len(errors) - older, older, len(errors), str(errors[0]) if errors else None)
+    counts.is_late = any(isinstance(error, StoreTimeout) for error in errors)
     if not errors:
         yield from _raise_watermark(ask.view, int(batch.event_time.max()), now_us)
     return counts
@@ -165,9 +166,15 @@ def _raise_watermark(view: View, newest_us: int, now_us: int) -> Round[None]:
 
 
 def ping(nodes: Sequence[At]) -> Round[None]:
-    """Whether every shard answers."""
+    """Whether every shard answers; raises the first error if one does not."""
     for job in (yield [Job(-1, command(b"PING"), to=at) for at in nodes]):
         _said(job)
+
+
+def answering(nodes: Sequence[At]) -> Round[tuple[int, int]]:
+    """How many shards answer, and how many there are."""
+    done = yield [Job(-1, command(b"PING"), to=at) for at in nodes]
+    return sum(job.error is None for job in done), len(nodes)
 
 
 def scan(view: View, node: At, cursor: bytes, count: int) -> Round[talks.Page]:

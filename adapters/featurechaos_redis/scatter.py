@@ -92,6 +92,7 @@ class Scatter(Generic[PoolT]):
             if node is None:
                 self.is_misled = True
                 job.error = StoreUnavailable(f"source {self.source!r}: nobody serves slot {job.slot}")
+                job.error.shard = f"slot {job.slot}"
                 self.ended.append(job)
             elif (parcel := made.get(node)) is None:
                 made[node] = Parcel(node, [job])
@@ -127,6 +128,7 @@ class Scatter(Generic[PoolT]):
         if isinstance(reply, ErrorReply) and reply.code != "NOSCRIPT":
             self.is_misled |= reply.code in ("CLUSTERDOWN", "READONLY")
             job.error = ours(reply, f"source {self.source!r}, shard {node.name}")
+            job.error.shard = node.name
         else:
             job.reply = reply
         self.ended.append(job)

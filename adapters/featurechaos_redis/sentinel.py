@@ -24,26 +24,27 @@ from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import command
 
 ROLE = command(b"ROLE")
+_RNG = Random()
 _AILING = (b"s_down", b"o_down", b"disconnected")
 
-Found = Generator[bytes, Any, At | None]
-"""Something asked of one sentinel: yields commands, is sent replies, returns whom to dial; None if it does not know."""
+Found = Generator[bytes, Any, list[At]]
+"""Something asked of one sentinel: yields commands, is sent replies, returns whom to dial, if it knows."""
 
 
-def whom(spec: RedisSpec, rng: Random) -> Found:
-    """The primary; for a source of role replica one of its replicas that are well, if there is any."""
+def whom(spec: RedisSpec) -> Found:
+    """The primary; for a source of role replica its replicas that are well, if there is any."""
     name = str(spec.options["service_name"]).encode()
     if spec.role == "replica":
         replicas = replicas_of((yield command(b"SENTINEL", b"REPLICAS", name)))
         if replicas:
-            return rng.choice(replicas)
+            return replicas
     reply = yield command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name)
     if isinstance(reply, Exception):
         raise reply
     try:
-        return None if reply is None else At(reply[0].decode(), int(reply[1]))
+        return [] if reply is None else [At(reply[0].decode(), int(reply[1]))]
     except (TypeError, ValueError, IndexError, AttributeError):
-        return None
+        return []
 
 
 def replicas_of(reply: Any) -> list[At]:
@@ -76,38 +77,37 @@ class Finder:
     """Asks sentinels in turn, each within its share of the connect timeout. Thread-safe."""
 
     def __init__(self, spec: RedisSpec, now: Now) -> None:
-        self._spec, self._now, self._rng = spec, now, Random()
+        self._spec, self._now = spec, now
         self._sentinels = [(each.connect_timeout_s, linker(each, now)) for each in spec.sentinels()]
 
-    def find(self) -> At:
-        """Whom to dial; raises the last sentinel's failure, or StoreUnavailable where none knows."""
+    def find(self) -> list[At]:
+        """Whom to dial: any of these; raises the last sentinel's failure, or StoreUnavailable where none knows."""
         failure: Exception = unknown(self._spec)
         for one in list(self._sentinels):
             try:
-                at = self._asked(*one)
+                found = self._asked(*one)
             except tuple(ERRORS) as error:
                 failure = error
             else:
-                if at is not None:
+                if found:
                     self._sentinels = [one, *(each for each in self._sentinels if each is not one)]
-                    return at
+                    return found
         raise failure
 
-    def _asked(self, most_s: float, make: Callable[[], Link]) -> At | None:
+    def _asked(self, most_s: float, make: Callable[[], Link]) -> list[At]:
         until = self._now() + most_s
         link = make()
         try:
             link.open()
-            found = whom(self._spec, self._rng)
-            with contextlib.suppress(StopIteration):
-                asked = next(found)
-                while True:
-                    link.replies.expect(1)
-                    try:
-                        asked = found.send(link.ask(asked, until)[0])
-                    except StopIteration as stop:
-                        return cast("At | None", stop.value)
-            return None
+            found = whom(self._spec)
+            asked = next(found)
+            while True:
+                link.replies.expect(1)
+                reply = link.ask(asked, until)[0]
+                try:
+                    asked = found.send(reply)
+                except StopIteration as stop:
+                    return cast("list[At]", stop.value)
         finally:
             link.close()
 
@@ -127,7 +127,7 @@ class _Watched:
         super().__init__(**options)
 
     def open(self) -> None:
-        at = self._finder.find()
+        at = _RNG.choice(self._finder.find())
         self.host, self.port = at
         super().open()  # type: ignore[misc] # A connection's.
         self.replies.expect(1)
@@ -188,21 +188,21 @@ class WatchedPool(Pool):
 
     def _find(self) -> None:
         gone: list[Link] = []
-        at: At | None = None
+        found: list[At] = []
         with contextlib.suppress(*ERRORS, StoreUnavailable):  # Whoever dials next is told.
-            at = self._finder.find()
+            found = self._finder.find()
         with self._lock:
-            if at is not None:
-                gone = self._forget_others(at)
+            if found:
+                gone = self._forget_others(found)
             self._looker = None
             self._pace.ended(self._now(), is_new=bool(gone))
         for link in gone:
             link.close()
 
-    def _forget_others(self, at: At) -> list[Link]:
+    def _forget_others(self, found: list[At]) -> list[Link]:
         """Under the lock: take idle connections to anyone else out."""
         idle = self._drain()
-        kept = [link for link in idle if (link.host, link.port) == at]  # type: ignore[attr-defined]
+        kept = [link for link in idle if At(link.host, link.port) in found]  # type: ignore[attr-defined]
         self._links.update(kept)
         self._idle.extend(reversed(kept))
         self._serve()
@@ -236,25 +236,24 @@ class WatchedALinker(ALinker):
 
     def __init__(self, spec: RedisSpec) -> None:
         super().__init__(spec)
-        self._rng = Random()
         self._sentinels = [(each.connect_timeout_s, ALinker(each)) for each in spec.sentinels()]
 
-    async def find(self) -> At:
+    async def find(self) -> list[At]:
         """As `Finder.find`."""
         failure: Exception = unknown(self._spec)
         for one in list(self._sentinels):
             try:
-                at = await self._asked(*one)
+                found = await self._asked(*one)
             except tuple(ERRORS) as error:
                 failure = error
             else:
-                if at is not None:
+                if found:
                     self._sentinels = [one, *(each for each in self._sentinels if each is not one)]
-                    return at
+                    return found
         raise failure
 
     async def open(self, at: tuple[str, int] | None = None) -> ALink:
-        found = await self.find()
+        found = _RNG.choice(await self.find())
         link = await super().open(found)
         try:
             async with asyncio.timeout(self._spec.connect_timeout_s):
@@ -266,11 +265,11 @@ class WatchedALinker(ALinker):
         link.at = found
         return link
 
-    async def _asked(self, most_s: float, linker: ALinker) -> At | None:
+    async def _asked(self, most_s: float, linker: ALinker) -> list[At]:
         async with asyncio.timeout(most_s):
             link = await linker.open()
             try:
-                found = whom(self._spec, self._rng)
+                found = whom(self._spec)
                 asked = next(found)
                 while True:
                     link.replies.expect(1)
@@ -278,7 +277,7 @@ class WatchedALinker(ALinker):
                     try:
                         asked = found.send(reply)
                     except StopIteration as stop:
-                        return cast("At | None", stop.value)
+                        return cast("list[At]", stop.value)
             finally:
                 link.close()
 
@@ -302,8 +301,8 @@ class WatchedAPool(APool):
         gone: list[ALink] = []
         try:
             with contextlib.suppress(*ERRORS, StoreUnavailable):  # Whoever dials next is told.
-                at = await self._finder.find()
-                gone = [link for link in self._idle if link.at != at]
+                found = await self._finder.find()
+                gone = [link for link in self._idle if link.at not in found]
         finally:
             self._looker = None
             self._pace.ended(self._now(), is_new=bool(gone))

@@ -108,6 +108,8 @@ def test_rows_of_two_shards_stay_the_primarys_while_the_third_is_away(cluster: V
         states = {each["source"]: each["value"] for each in client.stats()["breaker_state"]}
         assert states.keys() == {"primary", *(f"primary/127.0.0.1:{node.port}" for node in cluster.nodes)}
         assert {name for name, state in states.items() if state} <= {shard}
+        assert client.ready()
+        assert not client.ready(full=True)
         if how == "killed":
             with pytest.raises(PartialWrite) as caught:
                 fill(client)
@@ -120,6 +122,7 @@ def test_rows_of_two_shards_stay_the_primarys_while_the_third_is_away(cluster: V
             victim.thaw()
         eventually(lambda: not client.get_online_features(**ask).any_degraded)
         eventually(lambda: client.get_online_features(**ask) and ("breaker.closed", shard) in heard)
+        assert client.ready(full=True)
 
 
 def timed(client: FeatureClient, ask: Any) -> tuple[float, Any]:
@@ -146,6 +149,7 @@ def test_async_client_serves_two_shards_too(cluster: ValkeyCluster) -> None:
         async with AsyncFeatureClient.from_config(config(cluster)) as client:
             ask: Any = {"features": FEATURES, "entity_rows": {"tailnum": KEYS}}
             assert not (await client.get_online_features(**ask)).any_degraded
+            assert await client.ready(full=True)
             victim.freeze()
             met = set()
             for _ in range(12):
@@ -154,6 +158,8 @@ def test_async_client_serves_two_shards_too(cluster: ValkeyCluster) -> None:
                 assert now() - begun < DEADLINE_S + SLACK_S
                 met |= check(response, dead, {Cause.TIMEOUT, Cause.BREAKER_OPEN})
             assert met == {Cause.TIMEOUT, Cause.BREAKER_OPEN}
+            assert await client.ready()
+            assert not await client.ready(full=True)
             victim.thaw()
             until = now() + 20
             while (await client.get_online_features(**ask)).any_degraded:

@@ -181,6 +181,7 @@ def test_write_that_a_shard_did_not_take_says_how_many_rows(
         cluster.wait()
 
     assert (counts.written, counts.older, counts.failed) == (len(IDS) - len(dead), 0, len(dead))
+    assert counts.is_late
     assert f"127.0.0.1:{victim.port}" in str(counts.error)
     mark = store.watermark(kit.view, kit.now() + LONG_S)
     assert mark is not None

@@ -202,6 +202,7 @@ def test_error_reply_is_its_jobs_and_the_shards_only_if_all_are(text: str, kind:
 
     assert type(trouble) is kind
     assert "shard a:1" in str(trouble)
+    assert trouble.shard == "a:1"
 
 
 def test_slot_nobody_serves_costs_its_jobs_alone() -> None:
@@ -213,6 +214,7 @@ def test_slot_nobody_serves_costs_its_jobs_alone() -> None:
         (1, b"row", True)
     ]
     assert scatter.is_misled
+    assert [job.error.shard for job in scatter.ended if job.error is not None] == ["slot 9000"]
 
 
 def test_answers_say_which_rows_were_lost_and_why(kit: Kit) -> None:
