@@ -19,19 +19,26 @@ try:
     os.nice(int(sys.argv[2]))
 except PermissionError:
     pass
+least_s, parent = float(sys.argv[3]), os.getppid()
 last = time.monotonic()
-while True:
+while os.getppid() == parent:
     time.sleep(0.001)
     now = time.monotonic()
-    if now - last > 0.005:
+    if now - last > least_s:
         print(last, now, flush=True)
     last = now
 """
+LEAST_S = 0.005
 
 HASTE = -10
 """What is measured goes before the neighbours' work where we may say so: tests share their machine."""
 
 Span = tuple[float, float]
+
+
+def command(core: int, least_s: float = LEAST_S) -> list[str]:
+    """A program that prints, from and to, each time one core stood still for that long; it ends with its parent."""
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(core), str(HASTE), str(least_s)]
 
 
 def hasten(pid: int = 0) -> None:
@@ -85,8 +92,7 @@ class Watchdog:
 
     def _watch(self, core: int) -> None:
         self.stalls[core] = []
-        command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(core), str(HASTE)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(core), stdout=subprocess.PIPE, text=True)
         reader = threading.Thread(target=self._read, args=(process, self.stalls[core]), daemon=True)
         reader.start()
         self._ends.callback(process.__exit__, None, None, None)

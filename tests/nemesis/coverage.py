@@ -119,5 +119,5 @@ def numbers(history: History, occurred: Mapping[str, int]) -> Iterator[str]:
     for source in sorted({source for source, _ in sent}):
         mine = [count for (of, _), count in sent.items() if of == source]
         yield f"wire to {source}: {len(mine)} reads, {sum(mine) - len(mine)} sent again"
-    stalls = sum(map(len, history.stalls.values()))
+    stalls = sum(len(spans) for cores in history.stalls.values() for spans in cores.values())
     yield f"written: {len(history.writes)} rows of {len(KINDS) - 1} views; {stalls} stalls of the machine seen"

@@ -87,7 +87,7 @@ class Story:
             writes=whole(self._writes, WRITES),
             strikes=tuple(self.strikes),
             sent=tuple(self.sent),
-            stalls=self.stalls,
+            stalls={told.actor: self.stalls},
             ends=tuple(self.ends),
         )
 

@@ -210,7 +210,8 @@ class History:
     writes: Table
     strikes: tuple[Struck, ...]
     sent: tuple[Sent, ...] = ()
-    stalls: Mapping[int, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    stalls: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]] = field(default_factory=dict)
+    """When the machine stood still, by the bare processes beside each reader, one a core."""
     ends: tuple[Mapping[str, Any], ...] = ()
     """How each process ended and what was open afterwards, as the conductor saw it."""
 
@@ -225,7 +226,7 @@ class History:
             writes=_writes(folder),
             strikes=tuple(Struck(**one) for one in run["strikes"]),
             sent=tuple(one for path in sorted(folder.glob("*.wire")) for one in _sent(path)),
-            stalls={int(core): [(first, last) for first, last in spans] for core, spans in run["stalls"].items()},
+            stalls=_stalls(folder),
             ends=tuple(run["ends"]),
         )
 
@@ -241,6 +242,15 @@ def _told(path: Path) -> Told:
     rows = whole(path.with_suffix(".rows"), ROWS)
     generation = next((int(note["generation"]) for note in notes if note["what"] == "opened"), 1)
     return Told(path.stem, requests, rows, notes, generation)
+
+
+def _stalls(folder: Path) -> dict[str, dict[int, list[tuple[float, float]]]]:
+    stalls: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for path in sorted(folder.glob("*.stalls")):
+        actor, core = path.stem.split(".")
+        spans = [line.split() for line in path.read_text().splitlines()]
+        stalls.setdefault(actor, {})[int(core)] = [(float(one[0]), float(one[1])) for one in spans if len(one) == 2]
+    return stalls
 
 
 def _writes(folder: Path) -> Table:

@@ -12,11 +12,12 @@ import gc
 import itertools
 import json
 import os
+import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 
 from featurechaos import AsyncFeatureClient, FeatureClient
 from featurechaos.errors import Exhausted, RequestError
-from tests.live.watchdog import hasten
+from tests.live.watchdog import command, hasten
 from tests.nemesis.clocks import JumpingClock, now
 from tests.nemesis.history import (
     ACTOR_BITS,
@@ -46,13 +47,14 @@ from tests.nemesis.stored import KEYS, KIND, KINDS, codes
 from tests.nemesis.worlds import DEADLINE_S
 
 THREADS, TASKS = 8, 64
-THREAD_PAUSE_S, TASK_PAUSE_S = 0.14, 1.1
+THREAD_PAUSE_S, TASK_PAUSE_S = 0.19, 1.3
 WARM_READS = 40
 _SWITCH_S = 0.001
 """What is written down beside the reads may not hold them up for five milliseconds a thread."""
 _SHORT_S = 0.030
 _GIVE_UP_MOST_S = 0.015
 _SAMPLE_EVERY_S = 1.0
+STALL_S = 0.003
 _CHILD_READS, _CHILD_MOST_S = 12, 20
 _WRONG = ("base:no_such_feature", "no_such_view:stamp", "base")
 
@@ -84,7 +86,7 @@ class Asker:
         self.clock = clock
         self._features = {kind.number: [f"{kind.name}:{name}" for name in kind.of(generation)] for kind in KINDS}
 
-    def draw(self, rng: Random) -> Question:
+    def draw(self, rng: Random, *, hurried: bool = True) -> Question:
         number = next(self._numbers)
         keys = [rng.randrange(KEYS) for _ in range(rng.randint(3, 6))]
         if rng.random() < 0.1:
@@ -97,7 +99,9 @@ class Asker:
         request["deadline_s"], request["kind"] = DEADLINE_S, PLAIN
         options: dict[str, Any] = {"full_feature_names": True}
         luck = rng.random()
-        if luck < 0.03:
+        if luck < 0.12 and not hurried:
+            pass  # As any: a child that was just forked is cold.
+        elif luck < 0.03:
             options["deadline_s"] = request["deadline_s"] = 0.0
         elif luck < 0.12:
             options["deadline_s"] = request["deadline_s"] = _SHORT_S
@@ -130,9 +134,9 @@ def ended(error: BaseException, question: Question, diary: Diary | Silent) -> An
     return None
 
 
-def ask(client: FeatureClient, asker: Asker, rng: Random, diary: Diary | Silent) -> None:
+def ask(client: FeatureClient, asker: Asker, rng: Random, diary: Diary | Silent, *, hurried: bool = True) -> None:
     """One call, timed by our own clock and written down."""
-    question = asker.draw(rng)
+    question = asker.draw(rng, hurried=hurried)
     request, response = question.request, None
     asker.begin(request)
     try:
@@ -211,7 +215,7 @@ def forked(client: FeatureClient, job: dict[str, Any], number: int, clock: Jumpi
         diary.note("opened", generation=job["generation"], hedges=job["hedges"], at=now(), child=True)
         asker, rng = Asker(job["actor"] + 10 + number, job["generation"], clock), Random(f"{job['seed']}/fork{number}")
         for _ in range(_CHILD_READS):
-            ask(client, asker, rng, diary)
+            ask(client, asker, rng, diary, hurried=False)
         client.close()
         sockets = [name for name in open_now()["files"].values() if name.startswith("socket:")]
         threads = [thread.name for thread in threading.enumerate()]
@@ -327,6 +331,17 @@ def said(word: str) -> None:
     sys.stdout.flush()
 
 
+@contextmanager
+def watched(job: dict[str, Any]) -> Iterator[None]:
+    """Beside us, and as near to a core as we are, bare processes that tell when the machine stood still."""
+    with ExitStack() as stack:
+        for core in sorted(os.sched_getaffinity(0)):
+            out = stack.enter_context((Path(job["folder"]) / f"{job['kind']}.{core}.stalls").open("w"))
+            process = stack.enter_context(subprocess.Popen(command(core, STALL_S), stdout=out))
+            stack.callback(process.kill)
+        yield
+
+
 def main(argument: str) -> None:
     job = json.loads(argument)
     # Later versions say at every fork that threads and forks do not mix; that they do is what is looked at.
@@ -336,7 +351,8 @@ def main(argument: str) -> None:
     for name in job["plants"]:
         plant(name)
     clock = JumpingClock(Path(job["clock"]))
-    {"threads": by_threads, "tasks": by_tasks}[job["kind"]](job, clock)
+    with watched(job):
+        {"threads": by_threads, "tasks": by_tasks}[job["kind"]](job, clock)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
 
-from tests.live.watchdog import Watchdog
 from tests.nemesis.checker import Judged, judge
 from tests.nemesis.clocks import JumpingClock, now
 from tests.nemesis.conductor import Conductor, Helper
@@ -45,7 +44,6 @@ def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) 
             helpers[name] = Helper(f"tests.nemesis.{module}", {**job, **more, "kind": name}, os.environ.copy())
             stack.callback(helpers[name].kill)
 
-        watchdog = stack.enter_context(Watchdog())
         started("writers", "writers", configs={one: world.writer(one) for one in (1, 2)})
         helpers["writers"].wait_until_ready()
         for actor, (name, generation) in enumerate({"threads": 1, "tasks": 2}.items()):
@@ -62,7 +60,7 @@ def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) 
         ends += [{"name": f"proxy of {name}", "open": proxy.counts()["open"]} for name, proxy in world.proxies.items()]
         ends += [{"name": "conductor", "wrong": conductor.failed}]
         strikes = [asdict(struck) for struck in conductor.struck]
-        saved(folder, seed=seed, seconds=seconds, strikes=strikes, stalls=watchdog.stalls, ends=ends)
+        saved(folder, seed=seed, seconds=seconds, strikes=strikes, ends=ends)
 
 
 def told(struck: Struck) -> str:

@@ -24,10 +24,10 @@ LEAST_SHARE, LEAST_ROWS, LEAST_LOOK_S = 0.9, 15, 0.3
 
 def in_time(history: History) -> tuple[list[Found], int]:
     """(a) Answers past their time, and how many of those a bare process excuses; more than 1 in 1,000 it does not."""
-    watchdog = watching(history)
     late: list[Found] = []
     excused: list[str] = []
     for told in history.told:
+        watchdog = watching(history, told)
         requests = told.requests
         until = requests["began"] + np.maximum(requests["deadline_s"], 0.0)
         until = np.fmin(until, requests["gave_up"]) + GRACE_S
@@ -53,11 +53,11 @@ def recoveries(history: History) -> tuple[list[Found], int, list[float]]:
 
     Gives what is broken, how many a machine that stood still excuses, and the share of the primary each time.
     """
-    watchdog = watching(history)
     strikes = [one for one in history.strikes if one.fault in ONLINE_FAULTS and one.hits(PRIMARY)]
     broken, excused, shares = list[Found](), 0, list[float]()
     for told in (one for one in history.told if not one.is_child):
         began, is_primary = _asked_plainly(told)
+        watchdog = watching(history, told)
         for strike, until in _followed(strikes, history):
             since = strike.healed + RECOVER_S
             looked = (began >= since) & (began < until)
@@ -96,12 +96,17 @@ def _followed(strikes: Sequence[Struck], history: History) -> list[tuple[Struck,
     return list(zip(strikes, ends, strict=False))
 
 
-def watching(history: History) -> Watchdog:
-    """What bare processes saw of the machine, to be asked again."""
-    return Watchdog({core: list(spans) for core, spans in history.stalls.items()})
+def watching(history: History, told: Told) -> Watchdog:
+    """What bare processes beside a reader saw of the machine, to be asked again; a child has its parent's."""
+    stalls = history.stalls.get("threads" if told.is_child else told.actor, {})
+    return Watchdog({core: list(spans) for core, spans in stalls.items()})
 
 
 def still_share(history: History) -> float:
-    """The share of a run in which at least one core stood still."""
-    began = min(float(told.requests["began"].min()) for told in history.told if len(told.requests))
-    return watching(history).still_share(began, began + history.seconds)
+    """The share of a run in which at least one core stood still beside a reader."""
+    shares = [0.0]
+    for told in history.told:
+        if len(told.requests) and not told.is_child:
+            began = float(told.requests["began"].min())
+            shares.append(watching(history, told).still_share(began, began + history.seconds))
+    return max(shares)
