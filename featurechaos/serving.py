@@ -95,6 +95,7 @@ class Serving:
         self.board = self._board(prepare)
         self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
         self.breaker = self._breaker()
+        self.shards: dict[str, ShardGates] = {}
         self.empty = self._empty(tuple(online))
         self.steer = Steer(clock, tuple(online), {} if self.breaker is None else self.breaker.gates)
         self.budget = self._budget()
@@ -144,7 +145,9 @@ class Serving:
         if limits is None or source not in self.timeouts:
             return None
         made, timeout_s = Limits(**limits.model_dump()), self.timeouts[source]
-        return ShardGates(source, self.clock, made, timeout_s=timeout_s, rng=SystemRandom(), tell=tell, watch=watch)
+        gates = ShardGates(source, self.clock, made, timeout_s=timeout_s, rng=SystemRandom(), tell=tell, watch=watch)
+        self.shards[source] = gates
+        return gates
 
     def _empty(self, online: Sequence[str]) -> Empty | None:
         """What doubts a source that has lost its data, where something local could contradict it."""

@@ -61,7 +61,24 @@ class Status:
             "order": "auto" if standing is None else standing.order,
             "is_empty": self._is_empty(name),
             "incident": None if incident is None else incident.id,
+            **self._shards(name, incidents),
         }
+
+    def _shards(self, source: str, incidents: Incidents) -> dict[str, Any]:
+        """The shards of a source of several servers that were asked so far, each with its breaker, by their names."""
+        gates = self.serving.shards.get(source)
+        if gates is None or not gates.gates:
+            return {}
+        told = {}
+        for name, gate in list(gates.gates.items()):
+            incident = incidents.open.get(name)
+            told[name] = {
+                "state": gate.state.name.lower(),
+                "since": self._date(gate.since),
+                "why": "" if incident is None else incident.reason,
+                "incident": None if incident is None else incident.id,
+            }
+        return {"shards": told}
 
     def _state(self, name: str) -> tuple[str, float | None]:
         """drained, or what its breaker has decided; and since when (monotonic seconds), where that is known."""

@@ -205,13 +205,21 @@ def _tables(told: dict[str, Any]) -> Iterator[tuple[str, list[str], list[list[Te
         [view, one["serves"], _counts(one["rows"]), _replica(one)] for view, one in told["views"].items()
     ]  # fmt: skip
     yield "Views", ["view", "served by", "rows so far", "replica"], views
-    sources = [_source(name, one) for name, one in told["sources"].items() if "state" in one]
+    sources = []
+    for name, one in told["sources"].items():
+        if "state" in one:
+            sources.append(_source(name, one))
+            sources += [_source(shard, {**_SHARD, **each}) for shard, each in one.get("shards", {}).items()]
     yield "Sources", ["source", "state", "order", "since", "why", "incident"], sources
     over = [
         [one["id"], one["state"], one["began"], one["ended"] or "goes on", shown(one["reason"] or "-")]
         for one in told["incidents"]
     ]
     yield "Incidents", ["incident", "state", "began", "ended", "last heard"], over
+
+
+_SHARD = {"order": "", "is_empty": False}
+"""What a shard has not of its own."""
 
 
 def _source(name: str, one: dict[str, Any]) -> list[Text | str]:

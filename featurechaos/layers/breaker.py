@@ -366,11 +366,11 @@ class ShardGates(Locked):
         """Forget every shard but these."""
         names = {f"{self._source}/{shard}" for shard in shards}
         with self._lock:
-            gone = [name for name in self.gates if name not in names]
-            for name in gone:
-                del self.gates[name]
-        for name in gone:
+            gone = {name: self.gates.pop(name) for name in list(self.gates) if name not in names}
+        for name, gate in gone.items():
             self._watch(name, None)
+            if gate.state is not State.CLOSED:
+                self._tell(_TOLD[State.CLOSED], name, {"reason": "it is no shard any more"})
 
     def _made(self, name: str, now: float) -> Gate:
         with self._lock:

@@ -249,12 +249,14 @@ def test_a_timeout_before_its_time_is_not_the_shards_fault() -> None:
     assert it.told == [("breaker.opened", "primary/b:2")]
 
 
-def test_shards_that_are_gone_are_forgotten() -> None:
+def test_shards_that_are_gone_are_forgotten_and_their_trouble_is_over() -> None:
     it = Heard()
-    it.call("a:1")
+    for _ in range(4):
+        it.call("a:1", StoreUnavailable("refused"))
     it.call("b:2")
 
     it.gates.keep(["b:2", "c:3"])
 
     assert it.gates.gates.keys() == {"primary/b:2"}
     assert it.watched["primary/a:1"] is None
+    assert it.told == [("breaker.opened", "primary/a:1"), ("breaker.closed", "primary/a:1")]

@@ -108,6 +108,10 @@ def test_rows_of_two_shards_stay_the_primarys_while_the_third_is_away(cluster: V
         states = {each["source"]: each["value"] for each in client.stats()["breaker_state"]}
         assert states.keys() == {"primary", *(f"primary/127.0.0.1:{node.port}" for node in cluster.nodes)}
         assert {name for name, state in states.items() if state} <= {shard}
+        told = client.status()["sources"]["primary"]
+        assert told["state"] == "closed"
+        assert told["shards"].keys() == states.keys() - {"primary"}
+        assert shard in told["shards"][shard]["incident"]
         assert client.ready()
         assert not client.ready(full=True)
         if how == "killed":
