@@ -69,7 +69,7 @@ def started_cold(
     rng = Random(seed)
     with tempfile.TemporaryDirectory(prefix="featurechaos-bench-") as cache:
         job = {
-            "config": _with_empty_cache(settings, cache),
+            "config": with_empty_cache(settings, cache),
             "name": settings.name,
             "features": features,
             "views": list(views),
@@ -121,7 +121,7 @@ def _told(told: dict[str, Any] | str) -> Cold:
     )
 
 
-def _with_empty_cache(settings: Settings, cache: str) -> dict[str, Any]:
+def with_empty_cache(settings: Settings, cache: str) -> dict[str, Any]:
     """The config as it was given, but for where local copies are kept."""
     text = dict(settings.source_text)
     text["sources"] = {name: _cached(settings, name, body, cache) for name, body in text["sources"].items()}

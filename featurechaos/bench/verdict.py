@@ -28,7 +28,7 @@ MOST_LATE = 0.001
 MOST_WAITED = 0.01
 """With more asked late in good health, it is the load that is measured and not the stores."""
 MOST_STILL = 0.02
-"""A machine whose cores stand still for more of the time says nothing about time."""
+"""A machine whose cores stand still for more of the time says nothing about as large a share of late answers."""
 
 Found = tuple[Outcome, str]
 
@@ -155,7 +155,7 @@ def _weaknesses(figures: Figures) -> Iterator[Found]:
         when = _when(name, figures)
         if stretch.failed:
             yield Outcome.WEAKNESS, f"{when}, {words.count(stretch.failed, stretch.requests)} requests failed"
-        if stretch.told_late > _may_be_late(stretch) and not _is_noisy(figures):
+        if stretch.told_late > max(_may_be_late(stretch), _may_be_noise(stretch, figures)):
             late, slowest = words.count(stretch.told_late, stretch.requests), words.time(stretch.spread.max_s)
             told = f"{late} answers came later than the deadline of {deadline}, the slowest after {slowest}"
             yield Outcome.WEAKNESS, f"{when}, {told}"
@@ -174,6 +174,11 @@ def _weaknesses(figures: Figures) -> Iterator[Found]:
 
 def _may_be_late(stretch: Stretch) -> int:
     return max(1, int(MOST_LATE * stretch.requests))
+
+
+def _may_be_noise(stretch: Stretch, figures: Figures) -> float:
+    """How many late answers a machine that stood still could be to blame for, beyond those it is seen to be."""
+    return figures.still_share * stretch.requests if _is_noisy(figures) else 0.0
 
 
 def _when(name: str, figures: Figures) -> str:

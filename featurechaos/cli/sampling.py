@@ -79,8 +79,8 @@ def _ids(store: Any, view: View) -> list[bytes]:
     clock = SystemClock()
     found: dict[bytes, None] = {}
     until = clock.monotonic() + MOST_S
-    for ids, blobs in store.rows(view, rows_per_s=RATE):
-        found.update((known, None) for known, blob in zip(ids, blobs, strict=True) if blob is not None)
+    for ids, _ in store.rows(view, rows_per_s=RATE):
+        found.update(dict.fromkeys(ids))
         if len(found) >= MOST_KEYS or clock.monotonic() > until:
             break
     return list(found)[:MOST_KEYS]

@@ -73,6 +73,7 @@ def test_dots_are_of_their_origin_and_none_is_left_out_that_could_be_seen(tmp_pa
     found = {name: path for path, name in re.findall(r'<path d="([^"]*)" class="many o-(\w+)">', wide)}
 
     assert set(found) == {"PRIMARY", "SNAPSHOT"}
+    assert all(path.count("M") > 100 for path in found.values()), "500 and more requests, at most two to a pixel"
     heights = [float(y) for _, y in re.findall(r"M([\d.]+) ([\d.]+)h0", found["SNAPSHOT"])]
     assert len([y for y in heights if y < min(heights) + 20]) == 1, "the one late answer stands alone, above the rest"
 

@@ -12,7 +12,7 @@ import pytest
 
 from featurechaos import FeatureClient
 from featurechaos.bench.breaks import breaks_of
-from featurechaos.bench.cold import started_cold
+from featurechaos.bench.cold import started_cold, with_empty_cache
 from featurechaos.bench.figures import Figures
 from featurechaos.bench.play import Setup, WholeReads, play
 from featurechaos.bench.pool import Pool
@@ -150,6 +150,20 @@ def test_a_process_that_starts_while_it_is_broken_has_no_good_answer(
     assert ill.good_s is None
     assert ill.first_origins == {"DEFAULT": 5}
     assert ill.looked_s >= 1.0
+
+
+def test_a_cold_process_keeps_its_copies_apart_and_has_the_config_as_it_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BUCKET", "features")
+    standby = {"type": "s3", "url": "s3://${BUCKET}/shop", "cache_dir": "mine"}
+    written = load({**CONFIG, "sources": {**CONFIG["sources"], "standby": standby}})
+
+    text = with_empty_cache(written, "given/$1")
+
+    assert text["sources"]["standby"] == {**standby, "cache_dir": "given/$$1/standby"}
+    assert {**text, "sources": {}} == {**written.source_text, "sources": {}}
+    assert load(text).sources["standby"].spec.cache_dir == "given/$1/standby"  # type: ignore[attr-defined]
 
 
 def test_the_journal_holds_what_was_played(settings: Settings, tmp_path: Path) -> None:

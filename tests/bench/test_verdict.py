@@ -32,6 +32,7 @@ def test_answers_in_time_with_stored_values_hold() -> None:
         (Story(failed=1), "While primary was frozen, 1 of 500 (0.2 %) requests failed"),
         (Story(broken={"NONE": 4, "SNAPSHOT": 96}), "4 % of rows were without a stored value (--may-lose 1 %)"),
         (Story(broken={"DEFAULT": 100}), "100 % of rows were without a stored value"),
+        (Story(late=100, stalls=((1.0, 3.0),)), "100 of 500 (20 %) answers came later than the deadline of 50 ms"),
         (Story(back_s=None), "the primary did not serve again within 10 s"),
     ],
 )
