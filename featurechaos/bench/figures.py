@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from featurechaos.bench.record import Record
-from featurechaos.bench.stalls import still_s
+from featurechaos.bench.stalls import busy_s
 from featurechaos.drills.history import Fault, Note
 from featurechaos.drills.load import GRACE_S
 from featurechaos.drills.measures import quantile_of
@@ -62,8 +62,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One stretch of a bench. `late`: answered past the deadline + 10 ms; `excused` of these beside a stall of the
-    machine itself; `waited`: asked later than half the deadline after they were due.
+    """One stretch of a bench. `late`: answered past the deadline + 10 ms; `excused` of these while the machine
+    was busy elsewhere; `waited`: asked later than half the deadline after they were due.
 
     `lost`: share of rows without a stored value, DEFAULT or NONE.
     """
@@ -178,11 +178,11 @@ class Figures:
         return sum(one.count or 0 for one in self.record.history.of(Note) if one.event == "drill.unasked")
 
     @cached_property
-    def still_share(self) -> float:
-        """The share of the bench in which some core of the machine stood still."""
+    def busy_share(self) -> float:
+        """The share of the bench in which the machine was busy elsewhere."""
         whole = self.ledger.whole
-        still = still_s(self.record.stalls, np.array([whole.begin]), np.array([whole.end]))
-        return float(still[0]) / max(whole.span_s, 1e-9)
+        busy = busy_s(self.record.stalls, np.array([whole.begin]), np.array([whole.end]))
+        return float(busy[0]) / max(whole.span_s, 1e-9)
 
     def is_late(self, requests: Requests) -> Mask:
         """Which answers came past the deadline + 10 ms, bool (n,)."""
@@ -209,7 +209,7 @@ class Figures:
             "lost": self.lost,
             "applied": self.applied,
             "unasked": self.unasked,
-            "machine_stood_still": self.still_share,
+            "machine_busy_share": self.busy_share,
             "image_age_s": dict(self.record.image_age_s),
             "timeline": [self._slice(*each) for each in self.ledger.slices],
         }
@@ -221,7 +221,7 @@ class Figures:
         requests = window.requests
         late = self.is_late(requests)
         over_s = requests.seen_s - self.record.asked.deadline_s - GRACE_S
-        still = still_s(self.record.stalls, requests.due, requests.done)
+        busy = busy_s(self.record.stalls, requests.due, requests.done)
         origins = requests.origins.sum(axis=0)
         rows = int(requests.rows.sum())
         return Stretch(
@@ -230,7 +230,7 @@ class Figures:
             requests=len(requests),
             failed=int((~requests.ok).sum()),
             late=int(late.sum()),
-            excused=int((late & (still >= over_s)).sum()),
+            excused=int((late & (busy >= over_s)).sum()),
             waited=int((requests.seen_s - requests.latency_s > self.record.asked.deadline_s / 2).sum()),
             rows=rows,
             lost=float(origins[list(_EMPTY)].sum()) / max(rows, 1),

@@ -146,7 +146,7 @@ def _foot(figures: Figures) -> str:
         f"{load}, {features}",
         f"Entities: {asked.entities}",
         *(f"{one.source} {one.state}: {one.detail}" for one in asked.broken),
-        f"The machine stood still for {shown(figures.still_share, 'share')} of the time",
+        f"The machine was busy elsewhere for {shown(figures.busy_share, 'share')} of the time",
         f"Seed {asked.seed}",
         ", ".join(f"{name} {version}" for name, version in figures.record.versions.items()),
     ]

@@ -44,8 +44,8 @@ class Asked:
 class Record:
     """One bench. `cold` by when the process was started: `before`, `during`.
 
-    `stalls` are in seconds since the history began; `image_age_s` is how old the image behind each view's local
-    copy was at the end, by view.
+    `stalls`, when the machine was busy elsewhere, are in seconds since the history began; `image_age_s` is how old
+    the image behind each view's local copy was at the end, by view.
     """
 
     asked: Asked

@@ -1,4 +1,8 @@
-"""Processes that only look at the time, one a core, and say when the machine itself stood still."""
+"""When the machine was busy elsewhere, seen from outside the process that is measured.
+
+Bare processes, one a core, only look at the time: they see a machine that stands still (a paused VM, a
+throttled container). Another reads what Linux says of how long our threads were ready to run and had no core.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -14,7 +19,6 @@ from numpy.typing import NDArray
 
 MOST_CORES = 8
 """On a machine with more, some are left unwatched: what they stood still for is then nobody's excuse."""
-LEAST_S = 0.005
 _END_MOST_S = 5.0
 
 # Without `site` and third parties: nothing of ours, no second thread, no garbage worth collecting.
@@ -33,11 +37,42 @@ while os.getppid() == parent:
     last = now
 """
 
+# Sums field 2 of every thread's schedstat: nanoseconds on the run queue (Linux, Documentation/scheduler/sched-stats).
+_WAITS = """
+import gc, os, sys, time
+gc.disable()
+pid, parent = sys.argv[1], os.getppid()
+folder = "/proc/" + pid + "/task"
+
+def waited():
+    found = {}
+    for thread in os.listdir(folder):
+        try:
+            with open(folder + "/" + thread + "/schedstat", "rb") as file:
+                found[thread] = int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            pass
+    return found
+
+last, before = time.monotonic(), waited()
+while os.getppid() == parent:
+    time.sleep(0.02)
+    after, now = waited(), time.monotonic()
+    delay = sum(s - before.get(thread, 0.0) for thread, s in after.items())
+    if delay > 0.005:
+        print(now - min(delay, now - last), now, flush=True)
+    last, before = now, after
+"""
+
 Span = tuple[float, float]
 
 
 class Stalls:
-    """Spans of monotonic seconds in which a core stood still for more than `LEAST_S`; a context manager."""
+    """Spans of monotonic seconds in which the machine was busy elsewhere for more than 5 ms; a context manager.
+
+    Of a stretch of 20 ms in which our threads waited for a core, as much as they waited is a span: they may wait
+    side by side, so it is never more than the stretch.
+    """
 
     def __init__(self) -> None:
         self._ends = ExitStack()
@@ -47,7 +82,9 @@ class Stalls:
         has = hasattr(os, "sched_getaffinity")
         cores = sorted(os.sched_getaffinity(0)) if has else list(range(os.cpu_count() or 1))
         for core in cores[:MOST_CORES]:
-            self._watch(core)
+            self._watch(_PROGRAM, core)
+        if Path("/proc/self/schedstat").exists():
+            self._watch(_WAITS, os.getpid())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,9 +94,9 @@ class Stalls:
         """What was seen, in seconds since `began`, by their beginnings."""
         return tuple(sorted((first - began, last - began) for first, last in list(self._spans)))
 
-    def _watch(self, core: int) -> None:
+    def _watch(self, program: str, about: int) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own few lines
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(core)],
+            [sys.executable, "-I", "-S", "-c", program, str(about)],
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C in a terminal is for us, who end it
@@ -76,8 +113,8 @@ class Stalls:
             self._spans.append((float(first), float(last)))
 
 
-def still_s(spans: tuple[Span, ...], begin: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much of each time [begin, end] some core stood still, float64 (n,)."""
+def busy_s(spans: tuple[Span, ...], begin: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each time [begin, end] lies within the spans, float64 (n,)."""
     merged = _merged(spans)
     if not merged:
         return np.zeros(len(begin))

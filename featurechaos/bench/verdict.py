@@ -6,7 +6,7 @@
     inconclusive 6   too little was asked, nothing was broken, it was not well before, or the machine was too busy
     held        0    none of these
 
-One answer in 1,000 may be late: past the deadline + 10 ms, and not while the machine itself stood still.
+One answer in 1,000 may be late: past the deadline + 10 ms, and not while the machine was busy elsewhere.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LEAST_REQUESTS = 100
 MOST_LATE = 0.001
 MOST_WAITED = 0.01
 """With more asked late in good health, it is the load that is measured and not the stores."""
-MOST_STILL = 0.02
-"""A machine whose cores stand still for more of the time says nothing about as large a share of late answers."""
+MOST_BUSY = 0.02
+"""A machine that is busy elsewhere for more of the time says nothing about as large a share of late answers."""
 
 Found = tuple[Outcome, str]
 
@@ -58,7 +58,7 @@ def judge(figures: Figures) -> Verdict:
     """The verdict, by the worst of what is so."""
     found = [*_ends(figures), *_doubts(figures)]
     # What was unwell to begin with proves nothing about the fault.
-    if not any(outcome is Outcome.INCONCLUSIVE for outcome, _ in _unwell(figures)):
+    if not any(_unwell(figures)):
         found += _weaknesses(figures)
     outcome, sentence = min(found, key=lambda one: WORST_FIRST.index(one[0]), default=(Outcome.HELD, _held(figures)))
     return Verdict(outcome, sentence, tuple(words.said(figures)))
@@ -76,7 +76,7 @@ def _ends(figures: Figures) -> Iterator[Found]:
 
 
 def _unwell(figures: Figures) -> Iterator[Found]:
-    """Why what was seen before anything was broken says nothing about the stores."""
+    """Why the rows seen before anything was broken say nothing about those seen during it."""
     healthy, asked = figures.healthy, figures.record.asked
     if asked.broken and figures.first_origin is None:
         served = words.served(healthy, figures.record.image_age_s)
@@ -84,6 +84,11 @@ def _unwell(figures: Figures) -> Iterator[Found]:
     elif healthy.lost > 0.5:
         empty = f"{shown(healthy.lost, 'share')} of rows had no stored value with nothing broken"
         yield Outcome.INCONCLUSIVE, f"{empty}: are the entities those of this store?"
+
+
+def _overloaded(figures: Figures) -> Iterator[Found]:
+    """Why it was not the stores whose time was measured, but the asking."""
+    healthy, asked = figures.healthy, figures.record.asked
     if _is_noisy(figures):
         return
     if healthy.waited > MOST_WAITED * healthy.requests:
@@ -101,10 +106,11 @@ def _doubts(figures: Figures) -> Iterator[Found]:
     """Why a bench in which nothing went wrong can still not be called held."""
     yield from _unwell(figures)
     yield from _unbroken(figures)
+    yield from _overloaded(figures)
     are_slow = any(max(one.late, one.waited) > _may_be_late(one) for one in figures.phases.values())
     if _is_noisy(figures) and (are_slow or _has_unasked(figures)):
-        share = shown(figures.still_share, "share")
-        yield Outcome.INCONCLUSIVE, f"The machine itself stood still for {share} of the time: it is too busy to tell"
+        share = shown(figures.busy_share, "share")
+        yield Outcome.INCONCLUSIVE, f"The machine was busy elsewhere for {share} of the time: too busy to tell"
     for name, stretch in figures.phases.items():
         if stretch.requests < LEAST_REQUESTS:
             yield (
@@ -117,7 +123,7 @@ def _doubts(figures: Figures) -> Iterator[Found]:
 
 
 def _is_noisy(figures: Figures) -> bool:
-    return figures.still_share > MOST_STILL
+    return figures.busy_share > MOST_BUSY
 
 
 def _has_unasked(figures: Figures) -> bool:
@@ -151,11 +157,13 @@ def _unbroken(figures: Figures) -> Iterator[Found]:
 
 def _weaknesses(figures: Figures) -> Iterator[Found]:
     deadline = words.time(figures.record.asked.deadline_s)
+    is_overloaded = any(_overloaded(figures))
     for name, stretch in figures.phases.items():
         when = _when(name, figures)
         if stretch.failed:
             yield Outcome.WEAKNESS, f"{when}, {words.count(stretch.failed, stretch.requests)} requests failed"
-        if stretch.told_late > max(_may_be_late(stretch), _may_be_noise(stretch, figures)):
+        may_be_late = max(_may_be_late(stretch), _may_be_noise(stretch, figures))
+        if stretch.told_late > may_be_late and not is_overloaded:
             late, slowest = words.count(stretch.told_late, stretch.requests), words.time(stretch.spread.max_s)
             told = f"{late} answers came later than the deadline of {deadline}, the slowest after {slowest}"
             yield Outcome.WEAKNESS, f"{when}, {told}"
@@ -177,8 +185,8 @@ def _may_be_late(stretch: Stretch) -> int:
 
 
 def _may_be_noise(stretch: Stretch, figures: Figures) -> float:
-    """How many late answers a machine that stood still could be to blame for, beyond those it is seen to be."""
-    return figures.still_share * stretch.requests if _is_noisy(figures) else 0.0
+    """How many late answers a busy machine could be to blame for, beyond those it is seen to be."""
+    return figures.busy_share * stretch.requests if _is_noisy(figures) else 0.0
 
 
 def _when(name: str, figures: Figures) -> str:

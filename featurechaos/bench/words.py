@@ -45,7 +45,7 @@ def troubles(stretch: Stretch, figures: Figures) -> str:
     if not stretch.late:
         late = f"none later than the deadline of {deadline}"
     elif stretch.excused:
-        late += f" ({stretch.excused:,} of them while the machine itself stood still)"
+        late += f" ({stretch.excused:,} of them while the machine was busy elsewhere)"
     return f"{late}, {'none' if not stretch.failed else count(stretch.failed, stretch.requests)} failed"
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from featurechaos.bench import words
 from featurechaos.bench.cold import Cold
 from featurechaos.bench.figures import Figures
-from featurechaos.bench.stalls import still_s
 from tests.bench.stories import Story
 
 
@@ -91,11 +89,3 @@ def test_how_a_new_process_fares_is_a_sentence() -> None:
     )
     assert words.started(NEVER) == "answers from 800 ms on, but no good one within 30 s: rows from defaults"
     assert words.started(Cold(why="no")) == "could not be measured: no"
-
-
-def test_stalls_that_overlap_are_counted_once() -> None:
-    spans = ((1.0, 2.0), (1.5, 2.5), (4.0, 4.1))
-    begin, end = np.array([0.0, 1.2, 2.4, 2.6, 4.05, 5.0]), np.array([10.0, 1.3, 2.7, 3.0, 9.0, 6.0])
-
-    assert still_s(spans, begin, end) == pytest.approx([1.6, 0.1, 0.1, 0.0, 0.05, 0.0])
-    assert still_s((), begin, end).tolist() == [0.0] * 6
