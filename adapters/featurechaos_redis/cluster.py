@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from featurechaos.errors import SpecError, translating
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
-from featurechaos_redis import rounds
+from featurechaos_redis import rounds, talks
 from featurechaos_redis.astore import refuse_history
 from featurechaos_redis.chart import At, Chart
 from featurechaos_redis.connections import linker
@@ -94,12 +94,15 @@ class ClusterStore:
             cursor = b""
             while cursor != b"0":
                 begun = self._clock.monotonic()
-                step = rounds.scan(view, shard.at, cursor or b"0", page)
+                step = self._scan(view, shard.at, cursor or b"0", page)
                 cursor, ids, blobs = self._talk(step, begun + _STEP_S)
                 if ids:
                     yield ids, blobs
                 if rows_per_s is not None and cursor != b"0":
                     wait(max(0.0, begun + page / rows_per_s - self._clock.monotonic()))
+
+    def _scan(self, view: View, node: At, cursor: bytes, page: int) -> Round[talks.Page]:
+        return rounds.scan(view, node, cursor, page)
 
     def health(self, until: float) -> float:
         """Seconds a PING of every shard takes, connecting included where nothing is open yet."""

@@ -19,6 +19,9 @@ class Documents:
     def begins(self, stored: Stored) -> bytes:
         return b""
 
+    def nothing(self, stored: Stored) -> Any:
+        return None
+
     def columns(self, stored: Stored, replies: Sequence[Any], look: Look) -> Columns:
         rows = Gathered(stored, len(replies))
         documents: list[dict[str, Any]] = [{}] * len(replies)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featurechaos.codec import Layout, pack, seal
 from featurechaos.codec.hashing import hash_ids, spread
 from featurechaos.errors import StoreRefused, StoreTimeout, translating
-from featurechaos.model import NO_TIME_US, Verdict, View
-from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
+from featurechaos.model import Verdict, View
+from featurechaos.stores import Answer, Ask, Batch, Columns, Pending, Place, WriteCounts
 from featurechaos_redis import talks
 from featurechaos_redis.astore import AsyncRedisStore, refuse_history
 from featurechaos_redis.documents import Documents
 from featurechaos_redis.errors import ERRORS
 from featurechaos_redis.hashes import Hashes
-from featurechaos_redis.layouts import Foreign, Views
+from featurechaos_redis.layouts import Foreign, Look, Views
 from featurechaos_redis.pending import Exchange, Nothing
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.store import RedisStore
@@ -47,7 +48,7 @@ class Reader:
                 count += len(ask.keys.ids)
         return b"".join(parts), count, begin
 
-    def answers(self, asks: Sequence[Ask], replies: Sequence[Any], until: float) -> list[Answer]:
+    def answers(self, asks: Sequence[Ask], replies: Sequence[Any], until: float) -> list[Columns | list[bytes | None]]:
         """What the replies say, by `until` or StoreTimeout: a great many long texts take their time."""
 
         def look() -> None:
@@ -55,7 +56,11 @@ class Reader:
                 msg = f"source {self._source!r}: what came could not be read in time"
                 raise StoreTimeout(msg)
 
-        answers: list[Answer] = []
+        return self.told(asks, replies, look)
+
+    def told(self, asks: Sequence[Ask], replies: Sequence[Any], look: Look) -> list[Columns | list[bytes | None]]:
+        """The same, as long as `look` says."""
+        answers: list[Columns | list[bytes | None]] = []
         begin = 0
         for ask in asks:
             end = begin + len(ask.keys.ids)
@@ -63,6 +68,10 @@ class Reader:
             answers.append(self.layout.columns(stored, replies[begin:end], look) if end > begin else [])
             begin = end
         return answers
+
+    def pattern(self, view: View) -> str:
+        """What the stored keys of a view look like, for a message."""
+        return self.views.of(view, Layout.of(view)).key.pattern.decode(errors="backslashreplace")
 
     def refuse(self, batch: Batch) -> NoReturn:
         msg = (
@@ -89,7 +98,7 @@ class ForeignStore(RedisStore):
             return [[] for _ in asks]
         try:
             replies = self._ask(data, until, replies=count, begin=begin)
-            return self._reader.answers(asks, replies, until)
+            return list(self._reader.answers(asks, replies, until))
         except _THEIRS as error:
             self._fail(error)
 
@@ -104,7 +113,7 @@ class ForeignStore(RedisStore):
             until=until,
             now=self._clock.monotonic,
             expect=lambda replies: replies.expect(count, begin),
-            finish=lambda replies: self._reader.answers(asks, replies, until),
+            finish=lambda replies: list(self._reader.answers(asks, replies, until)),
         )
 
     def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
@@ -119,8 +128,12 @@ class ForeignStore(RedisStore):
         """None: nobody notes how far these rows are written."""
         return None
 
+    def key_pattern(self, view: View) -> str:
+        """What the stored keys of a view look like."""
+        return self._reader.pattern(view)
+
     def _scan(self, view: View, cursor: bytes, page: int) -> talks.Talk[talks.Page]:
-        return walk(self._reader, view, cursor, page, now_us=lambda: round(self._clock.wall() * 1e6))
+        return walk(self._reader, view, cursor, page)
 
 
 class AsyncForeignStore(AsyncRedisStore):
@@ -140,7 +153,7 @@ class AsyncForeignStore(AsyncRedisStore):
             return [[] for _ in asks]
         with translating(ERRORS, source=self._source):
             replies = await self._ask(data, until, replies=count, begin=begin)
-            return self._reader.answers(asks, replies, until)
+            return list(self._reader.answers(asks, replies, until))
 
     async def layouts(self, project: str, hashes: Sequence[int], until: float) -> dict[int, bytes]:
         await self._talk(talks.ping(), until)
@@ -153,41 +166,65 @@ class AsyncForeignStore(AsyncRedisStore):
         return None
 
 
-def walk(reader: Reader, view: View, cursor: bytes, page: int, *, now_us: Callable[[], int]) -> talks.Talk[talks.Page]:
-    """One step of a walk over a view's rows: the next cursor, ids, and the rows packed.
-
-    A row without an event time is dated now, since now it is there. A key or a row that can't be read comes
-    with no bytes, which no row is.
-    """
-    layout = Layout.of(view)
-    stored = reader.views.of(view, layout)
-    (reply,) = yield from talks.say([talks.scan_command(stored.key.pattern, cursor, page)])
+def walk(reader: Reader, view: View, cursor: bytes, page: int) -> talks.Talk[talks.Page]:
+    """One step of a walk over a view's rows: the next cursor, ids, and the rows packed."""
+    found = Found(reader, view)
+    (reply,) = yield from talks.say([talks.scan_command(found.pattern, cursor, page)])
     following, keys = talks.scanned(reply)
-    ids = stored.key.ids(keys)
-    known = [at for at, each in enumerate(ids) if each is not None]
-    found: list[bytes | None] = [_UNREADABLE] * len(keys)
-    if known:
-        own = _own(view, [ids[at] for at in known])
-        data = reader.layout.commands(stored, [keys[at] for at in known])
-        replies = yield talks.Say(data, len(known))
-        columns = reader.layout.columns(stored, replies, _no_hurry)
-        undated = columns.event_time == NO_TIME_US
-        columns.event_time[undated] = now_us()
-        rows = pack(layout, columns.values, columns.nulls, columns.event_time, own, columns.verdict)
-        fresh = np.flatnonzero(rows.verdicts == Verdict.FRESH)
-        for at, blob in zip(fresh.tolist(), seal(rows.take(fresh), own[fresh]), strict=True):
-            found[known[at]] = blob
-        for at in np.flatnonzero(rows.verdicts == Verdict.MISSING).tolist():
-            found[known[at]] = None
-    return following, [key if each is None else each for key, each in zip(keys, ids, strict=True)], found
+    readable = found.take(keys)
+    replies = (yield talks.Say(found.commands(readable), len(readable))) if readable else []
+    return following, *found.packed(readable, replies)
 
 
-def _own(view: View, ids: Sequence[Any]) -> Any:
+class Found:
+    """Keys that a walk has met: what reads their rows, and the rows packed.
+
+    A key or a row that can't be read comes with no bytes, which no row is; a key that can't be read is its own id.
+    """
+
+    def __init__(self, reader: Reader, view: View) -> None:
+        self._reader, self._view, self._layout = reader, view, Layout.of(view)
+        self._stored = reader.views.of(view, self._layout)
+        self.pattern = self._stored.key.pattern
+        self.keys: list[bytes] = []
+        self._ids: list[bytes | None] = []
+
+    def take(self, keys: list[bytes]) -> list[int]:
+        """Keep the keys met; the places of those to read."""
+        self.keys, self._ids = keys, self._stored.key.ids(keys)
+        return [at for at, each in enumerate(self._ids) if each is not None]
+
+    def commands(self, places: Sequence[int]) -> bytes:
+        return self._reader.layout.commands(self._stored, [self.keys[at] for at in places])
+
+    def packed(self, places: Sequence[int], replies: Sequence[Any]) -> tuple[list[bytes], list[bytes | None]]:
+        """Ids and blobs of all keys, from the replies to the commands of some."""
+        blobs: list[bytes | None] = [_UNREADABLE] * len(self.keys)
+        if places:
+            own = _own(self._view, [self._ids[at] for at in places])
+            columns = self._reader.layout.columns(self._stored, replies, no_hurry)
+            for at, blob in zip(places, packed(self._layout, columns, own), strict=True):
+                blobs[at] = blob
+        return [key if each is None else each for key, each in zip(self.keys, self._ids, strict=True)], blobs
+
+
+def packed(layout: Layout, columns: Columns, own: NDArray[np.uint64]) -> list[bytes | None]:
+    """Foreign rows as blobs: None for a missing one, no bytes for one that can't be read."""
+    rows = pack(layout, columns.values, columns.nulls, columns.event_time, own, columns.verdict)
+    verdicts = rows.verdicts
+    blobs: list[bytes | None] = [None if each == Verdict.MISSING else _UNREADABLE for each in verdicts.tolist()]
+    fresh = np.flatnonzero(verdicts == Verdict.FRESH)
+    for at, blob in zip(fresh.tolist(), seal(rows.take(fresh), own[fresh]), strict=True):
+        blobs[at] = blob
+    return blobs
+
+
+def _own(view: View, ids: Sequence[Any]) -> NDArray[np.uint64]:
     """`Keys.own` of some ids."""
     if len(view.join_keys) == 1 and view.join_keys[0].dtype.base not in ("string", "bytes"):
         return spread(np.array(list(map(int, ids)), np.int64).view(np.uint64))
     return hash_ids(list(ids))
 
 
-def _no_hurry() -> None:
-    """A walk is bounded step by step."""
+def no_hurry() -> None:
+    """No need to look at the time."""

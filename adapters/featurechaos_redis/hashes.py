@@ -33,9 +33,12 @@ class Hashes:
     def begins(self, stored: Stored) -> bytes:
         return b"*%d\r\n" % _width(stored)
 
+    def nothing(self, stored: Stored) -> Any:
+        return [None] * _width(stored)
+
     def columns(self, stored: Stored, replies: Sequence[Any], look: Look) -> Columns:
         width = _width(stored)
-        rows, nothing = Gathered(stored, len(replies)), [None] * width
+        rows, nothing = Gathered(stored, len(replies)), self.nothing(stored)
         given = list(replies)
         for at, reply in enumerate(given):
             if type(reply) is list and len(reply) == width:

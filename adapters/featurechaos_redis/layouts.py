@@ -39,6 +39,9 @@ class Foreign(Protocol):
     def begins(self, stored: Stored) -> bytes:
         """How the reply to such a command begins unless it is an error; empty if that is not known."""
 
+    def nothing(self, stored: Stored) -> Any:
+        """The reply for a row that is not there."""
+
     def columns(self, stored: Stored, replies: Sequence[Any], look: Look) -> Columns:
         """What the replies say. A row that says nothing sound is CORRUPT; an error that is no row's is raised."""
 

@@ -111,7 +111,7 @@ def layouts(project: str, hashes: Sequence[int]) -> Round[dict[int, bytes]]:
         return {}
     keys = [talks.layout_key(project, each) for each in hashes]
     done = yield [Job(slot_of(key), command(b"GET", key), each) for key, each in zip(keys, hashes, strict=True)]
-    rows = check_rows([_said(job) for job in done], len(done))
+    rows = check_rows([said(job) for job in done], len(done))
     return {job.tag: row for job, row in zip(done, rows, strict=True) if row is not None}
 
 
@@ -119,7 +119,7 @@ def watermark(view: View) -> Round[tuple[int, int] | None]:
     """As `talks.watermark`."""
     key = talks.watermark_key(view)
     (job,) = yield [Job(slot_of(key), command(b"GET", key))]
-    return talks.watermark_of(view, _said(job))
+    return talks.watermark_of(view, said(job))
 
 
 def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Round[WriteCounts]:
@@ -132,7 +132,7 @@ def write(batch: Batch, *, expire_s: float | None, now_us: int) -> Round[WriteCo
         return WriteCounts()
     key = talks.layout_key(ask.view.project, ask.layout.hash)
     (job,) = yield [Job(slot_of(key), command(b"SET", key, ask.layout.describe(), b"NX"))]
-    _said(job)
+    said(job)
     keep = talks.keep_ms(expire_s)
     head = ask.view.head
     keys = [head + id_ + b"}" for id_ in ask.keys.ids]
@@ -162,13 +162,13 @@ def _raise_watermark(view: View, newest_us: int, now_us: int) -> Round[None]:
     (job,) = yield [Job(slot_of(key), RAISE_WATERMARK.by_hash([key], arguments))]
     if getattr(job.reply, "code", None) == "NOSCRIPT":
         (job,) = yield [Job(slot_of(key), RAISE_WATERMARK.by_text([key], arguments))]
-    _said(job)
+    said(job)
 
 
 def ping(nodes: Sequence[At]) -> Round[None]:
     """Whether every shard answers; raises the first error if one does not."""
     for job in (yield [Job(-1, command(b"PING"), to=at) for at in nodes]):
-        _said(job)
+        said(job)
 
 
 def answering(nodes: Sequence[At]) -> Round[tuple[int, int]]:
@@ -180,17 +180,17 @@ def answering(nodes: Sequence[At]) -> Round[tuple[int, int]]:
 def scan(view: View, node: At, cursor: bytes, count: int) -> Round[talks.Page]:
     """One step of a walk over one node: as `talks.scan`."""
     (job,) = yield [Job(-1, talks.scan_command(talks.pattern_of(view), cursor, count), to=node)]
-    following, keys = talks.scanned(_said(job))
+    following, keys = talks.scanned(said(job))
     groups: dict[int, list[bytes]] = {}
     for key in keys:
         groups.setdefault(slot_of(key), []).append(key)
     done = yield [Job(slot, command(b"MGET", *each), each, each) for slot, each in groups.items()]
     size = len(view.head)
     ids = [key[size:-1] for job in done for key in job.tag]
-    return following, ids, [row for job in done for row in check_rows(_said(job), len(job.tag))]
+    return following, ids, [row for job in done for row in check_rows(said(job), len(job.tag))]
 
 
-def _said(job: Job) -> Any:
+def said(job: Job) -> Any:
     """A job's reply; raises its error."""
     if job.error is not None:
         raise job.error

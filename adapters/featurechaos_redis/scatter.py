@@ -14,6 +14,8 @@ from featurechaos_redis.wire import command
 PoolT = TypeVar("PoolT")
 Said = TypeVar("Said")
 
+_OF_THE_COMMAND = ("NOSCRIPT", "WRONGTYPE")
+"""Errors that say nothing of the node: they are the reply."""
 _ASKING = command(b"ASKING")
 _MOST_HOPS = 5
 """How often one command follows a redirection; a sound cluster takes one."""
@@ -125,7 +127,7 @@ class Scatter(Generic[PoolT]):
             next(replies)
         if isinstance(reply, ErrorReply) and self._is_sent_on(job, reply, node):
             return None
-        if isinstance(reply, ErrorReply) and reply.code != "NOSCRIPT":
+        if isinstance(reply, ErrorReply) and reply.code not in _OF_THE_COMMAND:
             self.is_misled |= reply.code in ("CLUSTERDOWN", "READONLY")
             job.error = ours(reply, f"source {self.source!r}, shard {node.name}")
             job.error.shard = node.name

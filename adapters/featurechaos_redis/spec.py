@@ -87,14 +87,6 @@ class RedisSpec(BaseModel):
             raise ValueError(msg)
         return value
 
-    @field_validator("layout")
-    @classmethod
-    def _check_layout(cls, layout: str, info: Any) -> str:
-        if layout != "packed" and info.data.get("mode") == "cluster":
-            msg = f"layout {layout!r} is not built yet for mode cluster; use 'packed', or mode standalone"
-            raise ValueError(msg)
-        return layout
-
     @field_validator(*_FOREIGN_ONLY, *_PACKED_ONLY)
     @classmethod
     def _refuse_unused(cls, value: Any, info: Any) -> Any:

@@ -50,8 +50,9 @@ class RedisStore:
         """The store of a source: this one, or as its mode, layout and role have it."""
         if spec.layout != "packed":
             from featurechaos_redis.foreign import ForeignStore
+            from featurechaos_redis.foreign_cluster import ForeignClusterStore
 
-            return ForeignStore(spec, place)
+            return (ForeignClusterStore if spec.mode == "cluster" else ForeignStore)(spec, place)
         if spec.mode == "cluster":
             return (ClusterReplica if spec.role == "replica" else ClusterStore)(spec, place)
         return (RedisReplica if spec.role == "replica" else cls)(spec, place)
@@ -61,8 +62,9 @@ class RedisStore:
         """Its async form."""
         if spec.layout != "packed":
             from featurechaos_redis.foreign import AsyncForeignStore
+            from featurechaos_redis.foreign_cluster import AsyncForeignClusterStore
 
-            return AsyncForeignStore(spec, place)
+            return (AsyncForeignClusterStore if spec.mode == "cluster" else AsyncForeignStore)(spec, place)
         if spec.mode == "cluster":
             return (AsyncClusterReplica if spec.role == "replica" else AsyncClusterStore)(spec, place)
         return (AsyncRedisReplica if spec.role == "replica" else AsyncRedisStore)(spec, place)

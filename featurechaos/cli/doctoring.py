@@ -172,7 +172,9 @@ def _judged(client: FeatureClient, name: str, view: View, sample: Sample) -> tup
     """What a sample of rows says of a view."""
     about, (ids, blobs) = f"{name}, view {view.name!r}", sample
     if not ids:
-        do = f"write some, or look for another project or database: keys begin with {view.head.decode()!r}"
+        looks = getattr(client.store(name), "key_pattern", None)  # rows that others write have keys of their own
+        keys_are = f"look like {looks(view)!r}" if looks else f"begin with {view.head.decode()!r}"
+        do = f"write some, or look for another project or database: keys {keys_are}"
         return [Finding("warn", "rows", about, "no row is stored", do)], None
     layout = client._serving.layouts[view.name]  # noqa: SLF001 - a tool of this package
     _, keys, kept = keys_of(view.join_keys, ids)
@@ -194,6 +196,9 @@ def _judged(client: FeatureClient, name: str, view: View, sample: Sample) -> tup
     dated = rows.event_time[sound & (rows.event_time != NO_TIME_US)]
     if len(dated):
         findings.append(_aged(client, about, view, dated))
+    elif sound.any() and (view.ttl_s is not None or view.max_age_s is not None):
+        says = "no sampled row has an event time, so all count as too old"
+        findings.append(Finding("fail", "age", about, says, "write the time, or leave ttl_s and max_age_s out"))
     return findings, Ask(view, layout, keys)
 
 

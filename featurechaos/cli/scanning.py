@@ -18,7 +18,7 @@ from featurechaos.clock import SystemClock
 from featurechaos.codec import Layout, Rows, column, decode, nulls
 from featurechaos.engine import readable
 from featurechaos.errors import RequestError
-from featurechaos.model import DType, Feature, Verdict, View
+from featurechaos.model import NO_TIME_US, DType, Feature, Verdict, View
 from featurechaos.tables import EVENT_TIMESTAMP
 
 RATE = 20_000.0
@@ -107,7 +107,9 @@ class _Reader:
         good = rows.take(fresh)
         named = {key.name: column for key, column in zip(self._view.join_keys, columns, strict=True)}
         arrays = [_keys(named[key.name], key.dtype, fresh) for key in self._view.join_keys]
-        arrays.append(pa.array(good.event_time.copy()).cast(self._schema.field(EVENT_TIMESTAMP).type))
+        # A row without an event time is dated now, since now it is there.
+        times = np.where(good.event_time == NO_TIME_US, round(self._clock.wall() * 1e6), good.event_time)
+        arrays.append(pa.array(times).cast(self._schema.field(EVENT_TIMESTAMP).type))
         arrays += [_values(good, one) for one in self._view.features]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 

@@ -120,6 +120,30 @@ def test_damaged_rows_are_found(doctor: Doctor, emptied: ValkeyServer) -> None:
     assert "100 damaged" in told["rows"]["says"]
 
 
+@pytest.mark.live
+def test_rows_that_others_write_are_looked_for_under_their_own_keys(
+    doctor: Doctor, emptied: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        globals(), "CONFIG", CONFIG.replace("type: redis,", 'type: redis, layout: hash, key: "u/{{id}}",')
+    )
+    nothing = doctor()
+    with Redis.from_url(emptied.url) as connection:
+        for at in range(10):
+            connection.hset(f"u/{at}", mapping={"score": at})
+    undated = doctor()
+    with Redis.from_url(emptied.url) as connection:
+        for at in range(10):
+            connection.hset(f"u/{at}", "event_timestamp", SystemClock().wall())
+    dated = doctor()
+
+    assert "keys look like 'u/*'" in nothing["rows"]["do"]
+    assert (undated["rows"]["says"], undated["age"]["level"]) == ("10 sampled rows are sound", "fail")
+    assert "no sampled row has an event time" in undated["age"]["says"]
+    assert dated["age"]["level"] == "ok"
+    assert "10 rows took" in dated["latency"]["says"]
+
+
 def test_a_read_slower_than_its_timeout_is_a_failure(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
         def layouts(self, project: str, hashes: Any, until: float) -> dict[int, bytes]:

@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from featurechaos import FeatureClient
+from featurechaos.clock import SystemClock
 from featurechaos.demo.servers import S3Server, ValkeyServer
 from tests.cli.conftest import Run
 
@@ -131,11 +132,16 @@ def test_the_first_snapshot_of_rows_that_others_write(
             else:
                 client.set(f"plane:N|{at}", json.dumps(row | {"embedding": [at, 0.5, 1, 2]}))
         client.set("plane:broken", "x")
+        # Without an event time it is dated by the walk, and so is the image.
+        client.hset("plane:undated", mapping={"seats": 7}) if layout == "hash" else client.set("plane:undated", "{}")
 
     published = run("snapshot", "publish", "plane", "--from", "primary", "--rows-per-s", "100000")
     assert published.code == 0, published.err
-    assert "published 500 rows of view 'plane' to standby: 20240601T005900.000000Z-" in published.out
-    assert "scanned primary: 500 rows (left out: 1 corrupt)" in published.err
+    today = SystemClock().wall() // 86400
+    assert "published 501 rows of view 'plane' to standby: " in published.out
+    image = published.out.split("standby: ")[1][:8]
+    assert (datetime.strptime(image, "%Y%m%d").replace(tzinfo=UTC).timestamp() // 86400) in (today, today - 1)
+    assert "scanned primary: 501 rows (left out: 1 corrupt)" in published.err
 
     valkey.kill()
     try:

@@ -15,11 +15,13 @@ from redis import Redis
 
 from featurechaos.codec import encode_keys
 from featurechaos.contract.values import VALUES
+from featurechaos.demo.clusters import ValkeyCluster
 from featurechaos.demo.servers import ValkeyServer
 from featurechaos.model import View
 from featurechaos.stores import Place
 from featurechaos.testing import AsyncStoreContract, StoreContract
 from featurechaos_redis import RedisSpec, RedisStore
+from featurechaos_redis.chart import slot_of
 from featurechaos_redis.keys import KeyForm
 
 pytestmark = pytest.mark.live
@@ -31,6 +33,12 @@ KEY = "{project}/{view}/{keys}"
 def valkey() -> Iterator[ValkeyServer]:
     with ValkeyServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ValkeyCluster]:
+    with ValkeyCluster() as cluster:
+        yield cluster
 
 
 def finite(values: Mapping[str, Any], *, scalars: bool) -> dict[str, Any]:
@@ -78,12 +86,15 @@ class OnValkey:
 
     @property
     def spec(self) -> RedisSpec:
-        settings = {"url": self.server.url, "layout": self.layout, "key": KEY, "time_unit": "us"}
-        return RedisSpec.model_validate(settings)
+        return RedisSpec.model_validate({"url": self.server.url, **self.settings})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"layout": self.layout, "key": KEY, "time_unit": "us"}
 
     def fill(self, store: Any, view: View, table: Mapping[str, Any]) -> None:
         keys, _, _ = encode_keys(view.join_keys, [list(table[key.name]) for key in view.join_keys])
-        with Redis(port=self.server.port, protocol=2) as client:
+        with self.client() as client:
             for at, key in enumerate(KeyForm(KEY, view, "us").keys(keys.ids)):
                 row = {feature.name: table[feature.name][at] for feature in view.features}
                 row = {name: value for name, value in row.items() if not is_nothing(value)}
@@ -93,6 +104,11 @@ class OnValkey:
 
     def put_row(self, client: Any, key: bytes, row: Mapping[str, Any]) -> None:
         raise NotImplementedError
+
+    @contextmanager
+    def client(self) -> Generator[Any]:
+        with Redis(port=self.server.port, protocol=2) as client:
+            yield client
 
     @contextmanager
     def stalled(self, store: Any) -> Generator[None]:
@@ -143,6 +159,75 @@ class TestDocuments(OfDocuments, StoreContract):
 
     def open(self, place: Place) -> Any:
         return RedisStore.open(self.spec, place)
+
+
+class OnCluster(OnValkey):
+    """Three shards; a test that kills them starts them again, empty."""
+
+    cluster: ValkeyCluster
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: ValkeyCluster) -> None:
+        self.cluster = cluster
+
+    @property
+    def spec(self) -> RedisSpec:
+        return RedisSpec.model_validate({"url": self.cluster.url, "mode": "cluster", **self.settings})
+
+    @contextmanager
+    def client(self) -> Generator[Any]:
+        yield Routed(self.cluster)
+
+    @contextmanager
+    def stalled(self, store: Any) -> Generator[None]:
+        for node in self.cluster.nodes:
+            node.freeze()
+        try:
+            yield
+        finally:
+            for node in self.cluster.nodes:
+                node.thaw()
+            self.cluster.wait()
+
+    @contextmanager
+    def down(self, store: Any) -> Generator[None]:
+        for node in self.cluster.nodes:
+            node.kill()
+        try:
+            yield
+        finally:
+            self.cluster.restart()
+
+
+class Routed:
+    """The three commands of a writer, each sent to the node of its key."""
+
+    def __init__(self, cluster: ValkeyCluster) -> None:
+        self._cluster = cluster
+
+    def _ask(self, name: str, key: bytes, *more: Any) -> None:
+        self._cluster.node_of(slot_of(key)).ask(name, key, *more)
+
+    def delete(self, key: bytes) -> None:
+        self._ask("DEL", key)
+
+    def set(self, key: bytes, value: str) -> None:
+        self._ask("SET", key, value)
+
+    def hset(self, key: bytes, mapping: Mapping[str, bytes]) -> None:
+        self._ask("HSET", key, *(part for pair in mapping.items() for part in pair))
+
+
+class TestHashesOfACluster(OnCluster, OfHashes, StoreContract):
+    begins: ClassVar[bool] = True
+
+    def open(self, place: Place) -> Any:
+        return RedisStore.open(self.spec, place)
+
+
+class TestAsyncDocumentsOfACluster(OnCluster, OfDocuments, AsyncStoreContract):
+    def open(self, place: Place) -> Any:
+        return RedisStore.aopen(self.spec, place)
 
 
 class TestAsyncHashes(OfHashes, AsyncStoreContract):

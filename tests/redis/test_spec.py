@@ -71,7 +71,6 @@ def test_url_is_read(url: str, wanted: tuple[Any, ...]) -> None:
         ({"layout": "hash", "key": ""}, "at least 1 character"),
         ({"layout": "json", "time_unit": "minutes"}, "'auto', 's', 'ms', 'us' or 'ns'"),
         ({"layout": "json", "views": {"v": {"name": "x"}}}, "Extra inputs are not permitted"),
-        ({"mode": "cluster", "layout": "hash"}, "layout 'hash' is not built yet for mode cluster"),
         ({"url": "http://host"}, "wants to begin with redis://, rediss:// or unix://, got http://"),
         ({"url": "127.0.0.1:6379"}, "wants to begin with redis://"),
         ({"url": "unix://"}, "wants the path of a socket"),
