@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,13 +115,26 @@ def test_what_cannot_begin_leaves_nothing_stopped(
     assert state(victim.pid) != "T"
 
 
-def test_a_read_is_timed_with_every_value_in_hand(settings: Settings) -> None:
-    with WholeReads(settings) as client:
-        response = client.get_online_features(["user:score"], {"id": [1]})
+class Touched(dict[str, int]):
+    """Columns that know which of them were asked for."""
 
-    assert response.columns._made.keys() == {"user:score", "user__score"}  # type: ignore[attr-defined]
-    with FeatureClient(settings) as plain:
-        assert not plain.get_online_features(["user:score"], {"id": [1]}).columns._made  # type: ignore[attr-defined]
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(dict.fromkeys(names, 0))
+        self.asked: list[str] = []
+
+    def __getitem__(self, name: str) -> int:
+        self.asked.append(name)
+        return super().__getitem__(name)
+
+
+def test_a_read_is_timed_with_every_value_in_hand(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(columns=Touched(["user__score", "user__age"]))
+    monkeypatch.setattr(FeatureClient, "get_online_features", lambda *args, **options: answer)
+
+    with WholeReads(settings) as client:
+        client.get_online_features(["user:score", "user:age"], {"id": [1]})
+
+    assert answer.columns.asked == ["user__score", "user__age"]
 
 
 @pytest.mark.slow
