@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_BYTES = [bytes((code,)) for code in range(16)]
+
+
 class Provenance(NamedTuple):
     """Where each row of one view came from.
 
@@ -143,17 +146,21 @@ class ViewAnswer:
 
     @cached_property
     def provenance(self) -> Provenance:
-        part = self.part
-        event_time = self.rows.event_time.copy()
-        age_us = self._wall_us - event_time
-        age_s = np.maximum(age_us, 0, out=age_us) / 1e6
-        if not self.is_plain or self.rules.limit_us is None:  # else every age was found within it
-            age_s[event_time == NO_TIME_US] = np.nan
-        if self.is_plain:
+        part, rows, n = self.part, self.rows, self.fan.n
+        is_plain, is_dated = self.is_plain, self.rules.limit_us is not None
+        if is_plain and is_dated and n == 1 and rows.oldest is not None:
+            event_time = np.array([rows.oldest], np.int64)
+            age_s = np.array([max(0, self._wall_us - rows.oldest) / 1e6])
+        else:
+            event_time = rows.event_time.copy()
+            age_us = self._wall_us - event_time
+            age_s = np.maximum(age_us, 0, out=age_us) / 1e6
+            if not (is_plain and is_dated):  # else every age was found within a limit
+                age_s[event_time == NO_TIME_US] = np.nan
+        if is_plain:
             # One block: arrays made one by one cost four times as much.
-            facts = np.empty((4, self.fan.n), np.uint8)
-            origin, status, cause, injected = facts
-            facts.T[...] = part.origin, part.status, part.cause, part.injected
+            facts = b"".join([_BYTES[each] * n for each in (part.origin, part.status, part.cause, part.injected)])
+            origin, status, cause, injected = np.frombuffer(bytearray(facts), np.uint8).reshape(4, n)
             return Provenance(origin, status, cause, age_s, event_time, injected.view(np.bool_))
         return Provenance(
             origin=self.spread(part.origin, Origin.NONE, np.uint8),

@@ -76,10 +76,10 @@ class Shortcut:
             return None
         origin, wall_us, count = self._origins[source], request.wall_us, 0
         for ask, answer, rules in zip(request.asks, started.answers, request.rules, strict=True):
-            rows = whole(answer, ask.keys.own, ask.layout) if type(answer) is list else None
+            rows = whole(answer, ask.keys, ask.layout) if type(answer) is list else None
             if rows is None or (rules.limit_us is not None and _oldest(rows) < wall_us - rules.limit_us):
                 return None
-            count += len(rows.words)
+            count += len(rows)
             parts.append(Part(rows, origin=origin))
         now = self._monotonic()
         seconds = now - started.begun

@@ -7,6 +7,7 @@ connection classes this uses what is public, and `_sock` and `_wrap_socket_with_
 
 from __future__ import annotations
 
+import select
 import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -155,11 +156,49 @@ def _positive(left: float) -> float:
     return left
 
 
-class TcpLink(_Bounded, Connection):  # type: ignore[misc] # Its timeouts are ours.
+class _Polled(_Bounded):
+    """Asks without the two system calls a socket's timeout costs with each send and recv: three in all, not seven."""
+
+    def open(self) -> None:
+        super().open()
+        self.sock.setblocking(False)
+        poller = select.poll()
+        poller.register(self.sock, select.POLLIN)
+        self._wait = poller.poll
+
+    def ask(self, command: bytes, until: float) -> list[Any]:
+        sock, buffer, now, wait, feed = self.sock, self._buffer, self._now, self._wait, self.replies.feed
+        if until <= now():
+            msg = "no time left to ask"
+            raise NotAsked(msg)
+        try:
+            sent = sock.send(command)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(command):
+            sock.settimeout(_positive(until - now()))
+            sock.sendall(memoryview(command)[sent:])
+            sock.setblocking(False)
+        while True:
+            if not wait(1000 * _positive(until - now())):
+                continue
+            try:
+                size = sock.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            if not size:
+                msg = "the server closed the connection"
+                raise Dropped(msg)
+            replies = feed(buffer, size)
+            if replies is not None:
+                return replies
+
+
+class TcpLink(_Polled, Connection):  # type: ignore[misc] # Its timeouts are ours.
     """Over TCP."""
 
 
-class UnixLink(_Bounded, UnixDomainSocketConnection):  # type: ignore[misc] # Its timeouts are ours.
+class UnixLink(_Polled, UnixDomainSocketConnection):  # type: ignore[misc] # Its timeouts are ours.
     """Over a unix socket."""
 
 

@@ -30,10 +30,33 @@ class Keys:
         second, independent hash. Built when first asked for.
     """
 
-    __slots__ = ("_slots", "ids", "own")
+    __slots__ = ("_one", "_own", "_slots", "ids")
 
-    def __init__(self, ids: list[bytes], own: NDArray[np.uint64], slots: NDArray[np.uint64] | None = None) -> None:
-        self.ids, self.own, self._slots = ids, own, slots
+    def __init__(
+        self,
+        ids: list[bytes],
+        own: NDArray[np.uint64] | None,
+        slots: NDArray[np.uint64] | None = None,
+        *,
+        one: int | None = None,
+    ) -> None:
+        self.ids, self._own, self._slots, self._one = ids, own, slots, one
+
+    @classmethod
+    def one(cls, known: bytes, own: int) -> Keys:
+        """One key whose hash is a bijection, without a call of numpy's."""
+        return cls([known], None, one=own)
+
+    @property
+    def own(self) -> NDArray[np.uint64]:
+        if self._own is None:
+            self._own = np.array([self._one], np.uint64)
+        return self._own
+
+    @property
+    def first(self) -> int:
+        """The hash of the first key."""
+        return self._one if self._one is not None else self.own.item(0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,7 +73,7 @@ class Keys:
     @property
     def slots(self) -> NDArray[np.uint64]:
         if self._slots is None:
-            self._slots = hash_ids(self.ids, second=True)
+            self._slots = self.own if self._one is not None else hash_ids(self.ids, second=True)
         return self._slots
 
 
@@ -84,8 +107,7 @@ def _one(key: JoinKey, column: Any) -> Keys | None:
     """One plain int or str in plain ints, where numpy would cost ten times as much; else None."""
     value, dtype = column[0] if type(column) is list else None, key.dtype.name
     if type(value) is int and dtype in {"int32", "int64"} and -_BOUND[dtype] <= value < _BOUND[dtype]:
-        own = np.array([spread_one(value)], np.uint64)
-        return Keys([b"%d" % value], own, own)
+        return Keys.one(b"%d" % value, spread_one(value))
     if type(value) is str and dtype == "string" and len(value) <= MOST_ID_BYTES and (ids := plain_text(column)):
         return Keys(ids, hash_ids(ids))
     return None

@@ -28,6 +28,7 @@ HEAD_AT, SCHEMA_AT, TIME_AT, OWN_AT, SUM_AT, BITMAP_AT = range(6)
 
 Words = NDArray[np.uint64]
 
+_FEW_WORDS: Final = 24
 _MOST_DESCRIPTION_BYTES: Final = 1 << 20
 _SCALAR_RUNS: Final = (("int64", "float64", "timestamp"), ("int32", "float32"), ("bool",))
 _DESCRIPTION: Final = {"project", "base", "keys", "features"}
@@ -199,6 +200,11 @@ class Layout:
     def multipliers(self) -> Words:
         """uint64 (2 * words,): those of the fixed part's 32-bit words."""
         return ROW[: 2 * self.words].copy()
+
+    @cached_property
+    def is_short(self) -> bool:
+        """Whether one row by itself is checked sooner in plain ints."""
+        return not self.has_tail and self.words <= _FEW_WORDS
 
     @cached_property
     def few_multipliers(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featurechaos.codec import tails
 from featurechaos.codec.convert import conversion
 from featurechaos.codec.hashing import MASK, MOST_ROW_BYTES, ROW, constant, padded, sums
+from featurechaos.codec.keys import Keys
 from featurechaos.codec.layout import (
     HEADER,
     HEADER_BYTES,
@@ -28,7 +29,6 @@ from featurechaos.codec.layout import (
 from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
 
-_FEW_WORDS = 24
 _NOTHING: Final[frozenset[int]] = frozenset()
 _FRESH, _MISSING, _BURIED, _CORRUPT = (
     int(verdict) for verdict in (Verdict.FRESH, Verdict.MISSING, Verdict.BURIED, Verdict.CORRUPT)
@@ -52,7 +52,7 @@ def decode(
         rows, and the schema hashes of intact rows of layouts not in `known`: fetch their descriptions
         and decode again, or leave those rows CORRUPT.
     """
-    rows = whole(blobs, own, layout)
+    rows = _whole(blobs, own, layout)
     if rows is not None:
         return rows, _NOTHING
     there = [blob for blob in blobs if blob is not None]
@@ -62,7 +62,7 @@ def decode(
     if len(there) == len(blobs):
         unknown = _sorted_out(rows, there, own, index, known or {})
     elif there:
-        part = whole(there, own[index], layout)
+        part = _whole(there, own[index], layout)
         if part is not None:
             rows.put(index, part, np.arange(len(part)))
             return rows, _NOTHING
@@ -91,13 +91,17 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
     return Rows(layout, words, verdict)
 
 
-def whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
-    """The rows if every one is there, intact and of this layout; else None."""
+def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | None:
+    """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`."""
+    if len(blobs) == 1 and layout.is_short:
+        return _one(blobs, keys.first, layout)
+    return _whole(blobs, keys.own, layout)
+
+
+def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
     if layout.has_tail:
         return _whole_with_tails(blobs, own, layout)
     n = len(blobs)
-    if n == 1 and layout.words <= _FEW_WORDS:
-        return _one(blobs, own, layout)
     try:
         # A bytearray, so that the words are ours to write. A None is a TypeError.
         flat = bytearray().join(blobs)  # type: ignore[arg-type]
@@ -114,17 +118,16 @@ def whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout
     return Rows(layout, words, _FRESH, blobs=blobs)  # type: ignore[arg-type]
 
 
-def _one(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
+def _one(blobs: Sequence[bytes | None], own: int, layout: Layout) -> Rows | None:
     """One short row with plain ints: numpy's calls cost three times as much."""
     blob = blobs[0]
     if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
         return None
     numbers = unpack(layout.numbers, blob)
-    if (sum(map(mul, numbers, layout.few_multipliers)) + own.item(0) + layout.constant) & MASK:
+    if (sum(map(mul, numbers, layout.few_multipliers)) + own + layout.constant) & MASK:
         return None
-    rows = Rows(layout, np.frombuffer(bytearray(blob), np.uint64).reshape(1, -1), _FRESH, blobs=blobs)  # type: ignore[arg-type]
-    rows.oldest = int.from_bytes(blob[8 * TIME_AT : 8 * TIME_AT + 8], "little", signed=True)
-    return rows
+    time = int.from_bytes(blob[8 * TIME_AT : 8 * TIME_AT + 8], "little", signed=True)
+    return Rows.one(layout, blobs, time)  # type: ignore[arg-type]
 
 
 def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:

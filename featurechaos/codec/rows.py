@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from featurechaos.codec.layout import BITMAP_AT, HEADER_BYTES, TIME_AT, Layout, Run, Spot, Words
 from featurechaos.codec.tails import cells
+from featurechaos.model import Verdict
+
+_FRESH = int(Verdict.FRESH)
 
 Index = NDArray[np.intp] | NDArray[np.bool_] | Sequence[int]
 
@@ -27,18 +30,18 @@ class Rows:
         blobs: the bytes each row came as, while every row is intact and of this layout; else None.
     """
 
-    __slots__ = ("_tails", "blobs", "layout", "oldest", "ready", "verdict", "words")
+    __slots__ = ("_tails", "_words", "blobs", "layout", "oldest", "ready", "verdict")
 
     def __init__(
         self,
         layout: Layout,
-        words: Words,
+        words: Words | None,
         verdict: int | NDArray[np.uint8],
         *,
         blobs: Sequence[bytes] | None = None,
         tails: list[bytes] | None = None,
     ) -> None:
-        self.layout, self.words, self.verdict, self.blobs = layout, words, verdict, blobs
+        self.layout, self._words, self.verdict, self.blobs = layout, words, verdict, blobs
         self._tails = tails
         self.oldest: int | None = None
         """The smallest event time of rows as they came, us, where somebody has looked."""
@@ -52,8 +55,27 @@ class Rows:
         words[...] = layout.blank
         return cls(layout, words, int(verdict), tails=[b""] * n if layout.has_tail else None)
 
+    @classmethod
+    def one(cls, layout: Layout, blobs: Sequence[bytes], event_time: int) -> Rows:
+        """One fresh row of fixed width; its words are made when they are touched."""
+        rows = cls(layout, None, _FRESH, blobs=blobs)
+        rows.oldest = event_time
+        return rows
+
+    @property
+    def words(self) -> Words:
+        if self._words is None:
+            assert self.blobs is not None
+            self._words = np.frombuffer(bytearray(self.blobs[0]), np.uint64).reshape(1, -1)
+        return self._words
+
+    @property
+    def single(self) -> bytes | None:
+        """The bytes of a row that is still as it came by itself."""
+        return self.blobs[0] if self._words is None and self.blobs is not None else None
+
     def __len__(self) -> int:
-        return len(self.words)
+        return 1 if self._words is None else len(self._words)
 
     def __repr__(self) -> str:
         return f"<Rows {len(self)} of {self.layout!r}>"
@@ -155,6 +177,10 @@ def _read(rows: Rows, spot: Spot) -> list[NDArray[Any]]:
     if run.dtype.kind == "b":
         # Any byte but 0 is True: an intact row of another writer may hold a byte numpy has no name for.
         return list(np.ascontiguousarray(rows.words.view(np.uint8)[:, run.at : run.stop].T) != 0)
+    if (single := rows.single) is not None:
+        size = run.dtype.itemsize
+        cells = np.frombuffer(bytearray(single[run.at * size : run.stop * size]), run.dtype)
+        return [cells.reshape(1, -1)] if run.dim else list(cells.reshape(-1, 1))
     block = rows.words.view(run.dtype)[:, run.at : run.stop]
     # `copy` and not `ascontiguousarray`, which would hand out a view of one row's words.
     return [block.copy("C")] if run.dim else list(block.T.copy("C"))

@@ -122,7 +122,7 @@ class Counters:
                 cells = self._rows.get(view)
                 if cells is None:
                     cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
-                cells[2 * (_STATUSES * origin + _PRESENT)] += len(rows.words)
+                cells[2 * (_STATUSES * origin + _PRESENT)] += len(rows)
                 ages = self._ages.get(view)
                 if ages is None:
                     ages = self._ages[view] = Ages()

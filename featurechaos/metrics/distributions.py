@@ -74,11 +74,11 @@ class Ages:
 
     def add_rows(self, rows: Rows, wall_us: int, origin: int) -> None:
         """The same for rows as they came, which nobody writes to."""
-        if rows.oldest is not None and len(rows.words) == 1:
+        if rows.oldest is not None and len(rows) == 1:
             self._add_one(rows.oldest, wall_us, origin)
             return
         self._waiting.append((rows.event_time, wall_us, origin))
-        self._waits += len(rows.words)
+        self._waits += len(rows)
         if self._waits >= _MOST_WAITING:
             self._fold()
 
