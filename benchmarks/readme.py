@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import BENCHES
+from benchmarks.goals import GOALS
 from benchmarks.results import REPORTS, Result, goal_table
 
 README = Path(__file__).with_name("README.md")
@@ -47,7 +48,12 @@ def summary(results: Sequence[Result]) -> str:
         f"commit {', '.join(dict.fromkeys(str(one['commit']) for one in environments))}; "
         f"load average {min(loads):g} to {max(loads):g}."
     )
-    return "\n".join([*lines, "", where])
+    short = [
+        f"- {goal.what}: its profile is the table *{goal.profile}*."
+        for key, goal in GOALS.items()
+        if key in measured and not goal.is_reached(measured[key])
+    ]
+    return "\n".join([*lines, "", *(["What fell short:", "", *short, ""] if short else []), where])
 
 
 def section(result: Result) -> str:

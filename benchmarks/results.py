@@ -85,7 +85,7 @@ class Plot:
                     axes.set_xscale("log")
             axes.set(title=self.title, xlabel=self.x, ylabel=self.y)
             axes.grid(visible=True, which="major", alpha=0.3)
-            axes.legend(fontsize=8, frameon=False)
+            figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
             plt.close(figure)

@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import harness, readme
 from benchmarks.__main__ import BENCHES
+from benchmarks.bench_failover import Answers, Seen, Times, back_after_s, switches
 from benchmarks.goals import GOALS
 from benchmarks.harness import Called, Turn, WrongValue, alternate
+from benchmarks.load import LOCAL, PRIMARY, REPLICA, WRONG
 from benchmarks.results import Result, Table, complaints, goal_table
+from tests.live.watchdog import Watchdog
 
 
 @pytest.mark.live
@@ -142,3 +146,56 @@ def test_a_bench_alone_prints_what_it_found(
     harness.main(lambda options: Result("x", "About x.", options.seed, options.is_quick), "x")
 
     assert capsys.readouterr().out.startswith("## x\n\nAbout x.")
+
+
+def told(*rows: tuple[float, float, str]) -> Answers:
+    began, ended, who = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
+    return Answers(np.array(began), np.array(ended), np.array(who))
+
+
+TIMES = Times(before_s=1.0, away_s=2.0, after_s=5.0)
+
+
+def seen(answers: Answers, watchdog: Watchdog | None = None) -> Seen:
+    """What callers noticed of a blow at 10 s, healed at 12 s."""
+    return Seen.of(answers, TIMES, 10.0, 12.0, watchdog or Watchdog())
+
+
+def test_a_request_under_way_when_the_blow_fell_counts_but_is_not_the_first_good_one() -> None:
+    got = seen(told((9.99, 10.2, PRIMARY), (10.1, 10.5, "error TimeoutError"), (10.3, 10.35, REPLICA)))
+
+    assert got.requests == 3
+    assert got.failed == 1
+    assert got.worst_ms == pytest.approx(400)
+    assert got.first_good_s == pytest.approx(0.35)
+
+
+def test_answers_before_the_blow_do_not_count() -> None:
+    assert seen(told((8.0, 9.9, "error TimeoutError"), (10.1, 10.11, PRIMARY))).failed == 0
+
+
+def test_what_is_kept_on_this_side_is_no_good_answer() -> None:
+    got = seen(told((10.1, 10.11, LOCAL), (10.2, 10.21, WRONG)))
+
+    assert (got.first_good_s, got.local, got.wrong, got.in_time) == (None, 1, 1, 0.0)
+
+
+def test_a_late_answer_is_excused_only_beside_a_stall_as_long() -> None:
+    answers = told((10.0, 10.1, PRIMARY), (11.0, 11.1, PRIMARY))
+
+    got = seen(answers, Watchdog({0: [(10.02, 10.07)], 1: [(11.02, 11.03)]}))
+
+    assert (got.late, got.excused) == (1, 1)
+
+
+def test_a_ramp_is_one_switch() -> None:
+    ramp = [(k / 10, k / 10 + 0.001, PRIMARY if k > 10 or k % 5 == 0 else REPLICA) for k in range(21)]
+
+    assert switches(told(*ramp)) == 1
+
+
+@pytest.mark.parametrize(("last_replica_s", "back_s"), [(0.0, 0.0), (1.1, 1.5), (4.9, None)])
+def test_back_is_when_nine_of_ten_are_the_primarys_from_then_on(last_replica_s: float, back_s: float | None) -> None:
+    since = np.arange(0.0, 5.0, 0.05)
+
+    assert back_after_s(since, since >= last_replica_s, 5.0) == back_s
