@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -256,6 +260,73 @@ def test_slot_that_is_just_moving_is_read_and_written_whole(
         cluster.settle(slot, to)
         cluster.move(slot, was)
     assert store.read(asks, kit.now() + LONG_S) == [kit.batch([IDS[0]], 6).blobs, before[1]]
+
+
+def test_rows_are_whole_and_true_while_slots_go_back_and_forth(
+    kit: Kit, store: ClusterStore, cluster: ValkeyCluster, seed: int
+) -> None:
+    blobs = dict(zip(IDS, kit.batch(IDS, 5).blobs, strict=True))
+    wrong: list[Any] = []
+    counts: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def reads(number: int) -> None:
+        draw = Random(seed + number)
+        while not stop.wait(0.002):
+            ids = [*draw.sample(IDS, 7), f"nobody-{draw.randint(0, 99)}"]
+            until = kit.now() + LONG_S
+            asks = [kit.ask(ids), kit.ask(ids, kit.other)]
+            answers = store.read(asks, until) if draw.random() < 0.7 else kit.finished(store.begin(asks, until))
+            counts["reads"] += 1
+            if answers[0] != [*(blobs[id_] for id_ in ids[:-1]), None]:
+                wrong.append((ids, answers[0]))
+            if answers[1] != [*(blobs_of_other[id_] for id_ in ids[:-1]), None]:
+                wrong.append((ids, answers[1]))
+
+    blobs_of_other = dict(zip(IDS, kit.batch(IDS, 5, view=kit.other).blobs, strict=True))
+    together = [threading.Thread(target=guarded, args=(reads, number, wrong)) for number in range(4)]
+    for thread in together:
+        thread.start()
+    for turn in range(6):
+        slot = slot_of(key_of(kit.view, IDS[turn]))
+        was = cluster.node_of(slot)
+        to = cluster.nodes[(cluster.nodes.index(was) + 1) % 3]
+        cluster.move(slot, to)
+        cluster.move(slot, was)
+    stop.set()
+    for thread in together:
+        thread.join(30)
+
+    assert not wrong
+    assert counts["reads"] > 20
+
+
+def guarded(work: Callable[[int], None], number: int, wrong: list[Any]) -> None:
+    try:
+        work(number)
+    except Exception as error:  # noqa: BLE001 - told by the thread that waits
+        wrong.append(error)
+
+
+def test_store_left_unclosed_is_collected_with_its_sockets(kit: Kit, cluster: ValkeyCluster) -> None:
+    store = RedisStore.open(spec(cluster.url, mode="cluster", options={"client_name": "left"}), kit.place)
+    store.health(kit.now() + LONG_S)
+    assert sum(named(node, "left") for node in cluster.nodes) >= 3
+    seen = weakref.ref(store)
+    gc.disable()
+    try:
+        del store
+
+        # Without the cycle collector: nothing in a store refers back to it.
+        wait_for(kit, lambda: seen() is None)
+        wait_for(kit, lambda: not any(named(node, "left") for node in cluster.nodes))
+    finally:
+        gc.enable()
+
+
+def named(node: ClusterNode, name: str) -> int:
+    """How many connections of that name a node has."""
+    return sum(each["name"] == name for each in node.ask("CLIENT LIST"))
 
 
 def test_first_node_of_the_config_may_be_dead(
