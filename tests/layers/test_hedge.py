@@ -248,6 +248,16 @@ def test_a_replica_whose_breaker_opens_meanwhile_is_not_asked(driver: str) -> No
     assert house.budget.tokens == 3.0, "nothing was taken"
 
 
+def test_a_replica_that_an_operator_has_drained_is_not_asked(driver: str) -> None:
+    house = House(takes_s={"primary": 0.010, "second": 0.001})
+    house.hedge._is_drained = lambda source: source == "second"
+
+    house.read(driver)
+
+    assert house.calls == [("primary", 0.0)]
+    assert house.budget.tokens == 3.0
+
+
 @pytest.mark.parametrize("left_s", [0.0, AFTER_S, AFTER_S + 0.0005])
 def test_no_hedge_without_time_for_one(driver: str, left_s: float) -> None:
     house = House(takes_s={"primary": 0.010, "second": 0.001})
