@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import selectors
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, TypeVar
 
 from featurechaos.errors import StoreTimeout, translating
 from featurechaos.stores import Answer
@@ -18,6 +18,15 @@ from featurechaos_redis.wire import Replies, check_rows
 
 Said = TypeVar("Said")
 
+
+class _Scratch(threading.local):
+    """Where bytes land for a moment: one a thread, since making one takes as long as reading a small row."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(1 << 16)
+
+
+_scratch = _Scratch()
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -47,10 +56,15 @@ class Exchange(Generic[Said]):
         self._bell: _Bell | None = None
         self._room: selectors.BaseSelector | None = None
         self._unsent = memoryview(command)
-        self._buffer = bytearray(1 << 16)
         self._is_replaced = False
-        with self._guarded():
+        try:
             self._depart()
+        except (
+            BaseException
+        ):  # A context manager entered on failures only: around every step it costs a small read 3 %.
+            self.abandon()
+            with translating(ERRORS, source=self._source):
+                raise
 
     def fileno(self) -> int:
         if self._bell is not None:
@@ -65,14 +79,15 @@ class Exchange(Generic[Said]):
 
     def advance(self) -> Said | None:
         """Take what has come without blocking: the result once all has, else None."""
-        with self._guarded():
+        try:
             answers = self._step()
             if answers is None and self._now() >= self._until:
-                if self._bell is not None:
-                    raise self._pool.late()
-                msg = f"source {self._source!r}: no answer in time"
-                raise StoreTimeout(msg)
-            return answers
+                self._late()
+        except BaseException:
+            self.abandon()
+            with translating(ERRORS, source=self._source):
+                raise
+        return answers
 
     def abandon(self) -> None:
         self._hush()
@@ -80,14 +95,11 @@ class Exchange(Generic[Said]):
             self._pool.drop(self._link)
             self._link = None
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            with translating(ERRORS, source=self._source):
-                yield
-        except BaseException:
-            self.abandon()
-            raise
+    def _late(self) -> NoReturn:
+        if self._bell is not None:
+            raise self._pool.late()
+        msg = f"source {self._source!r}: no answer in time"
+        raise StoreTimeout(msg)
 
     def _step(self) -> Said | None:
         try:
@@ -162,15 +174,16 @@ class Exchange(Generic[Said]):
         link = self._link
         if link is None:
             return None
+        buffer = _scratch.buffer
         while True:
             try:
-                size = link.sock.recv_into(self._buffer)
+                size = link.sock.recv_into(buffer)
             except _WOULD_BLOCK:
                 return None
             if not size:
                 msg = "the server closed the connection"
                 raise Dropped(msg)
-            replies = link.replies.feed(self._buffer, size)
+            replies = link.replies.feed(buffer, size)
             if replies is not None:
                 self._link = None
                 self._settle(self._pool, link, replies)
