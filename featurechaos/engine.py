@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from featurechaos.branches import run_group
 from featurechaos.codec import Layout
@@ -196,39 +196,107 @@ async def _all(plans: Sequence[Plan[T]], world: AsyncWorld) -> list[T]:
 
 
 async def _first(plans: Sequence[Plan[T]], after_s: float, world: AsyncWorld) -> T:
-    """The same turns as `branches.Race`: the next plan starts as soon as the latest has failed, or after `after_s`."""
-    loop = asyncio.get_running_loop()
-    waiting = list(plans)
-    tasks: list[asyncio.Task[T]] = []
-    due = loop.time()
+    """The same turns as `branches.Race`: the next plan starts as soon as the latest has failed, or after `after_s`.
+
+    The first runs in the task it was asked in: one that answers in time costs a timer and no task of its own.
+    """
+    others = _Others(plans[1:], after_s, world)
     try:
-        while waiting or not all(task.done() for task in tasks):
-            if waiting and (not tasks or tasks[-1].done() or loop.time() >= due):
-                tasks.append(asyncio.create_task(arun(waiting.pop(0), world)))
-                due = loop.time() + after_s
+        try:
+            return await others.beside(arun(plans[0], world))
+        except Exception:
+            if len(plans) == 1:
+                raise
+        return await others.settled()
+    finally:
+        await others.leave()
+
+
+class _Others(Generic[T]):
+    """The plans of a race but the first: each started as a task once it is its turn."""
+
+    def __init__(self, plans: Sequence[Plan[T]], after_s: float, world: AsyncWorld) -> None:
+        self._waiting, self._after_s, self._world = list(plans), after_s, world
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[T]] = []
+        self._due = self._loop.time() + after_s
+        self._timer: asyncio.Handle | None = None
+        self._first: asyncio.Task[Any] | None = None
+        self._winner: asyncio.Task[T] | None = None
+
+    async def beside(self, first: Coroutine[Any, Any, T]) -> T:
+        """What the first gives, or another that has overtaken it: then it is cancelled where it waits."""
+        self._first = asyncio.current_task()
+        assert self._first is not None
+        cancels = self._first.cancelling()
+        self._set()
+        try:
+            return await first
+        except asyncio.CancelledError:
+            if self._winner is None or self._first.uncancel() > cancels:
+                raise  # by somebody else
+            return self._winner.result()
+        finally:
+            self._first = None
+            self._unset()
+
+    async def settled(self) -> T:
+        """The first result of the others, now that the first has failed; else the last error."""
+        while self._waiting or not all(task.done() for task in self._tasks):
+            if self._waiting and (not self._tasks or self._tasks[-1].done() or self._loop.time() >= self._due):
+                self._start()
             await asyncio.wait(
-                [task for task in tasks if not task.done()],
-                timeout=max(0.0, due - loop.time()) if waiting else None,
+                [task for task in self._tasks if not task.done()],
+                timeout=max(0.0, self._due - self._loop.time()) if self._waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if waiting and not any(task.done() for task in tasks):
-                await _caught_up(tasks[-1])
-            for task in tasks:
+            for task in self._tasks:
                 if task.done() and task.exception() is None:
                     return task.result()
-        return tasks[-1].result()  # raises: the error of the last of them
-    finally:
-        for plan in waiting:
+        return self._tasks[-1].result()  # raises: the error of the last of them
+
+    async def leave(self) -> None:
+        """Close what has not begun, cancel what runs."""
+        for plan in self._waiting:
             plan.close()
-        await _leave(tasks)
+        if self._tasks:
+            await _leave(self._tasks)
 
+    def _start(self) -> None:
+        task = asyncio.create_task(arun(self._waiting.pop(0), self._world))
+        self._tasks.append(task)
+        self._due = self._loop.time() + self._after_s
+        if self._first is not None:
+            task.add_done_callback(self._over)
 
-async def _caught_up(task: asyncio.Task[Any]) -> None:
-    """Let a task take in what has come already: a loop that was held up must not find it late for that."""
-    for _ in range(_PASSES):
-        if task.done():
+    def _over(self, task: asyncio.Task[T]) -> None:
+        """One of the others has ended while the first is waited for."""
+        if self._first is None or self._winner is not None or task.cancelled():
             return
-        await asyncio.sleep(0)
+        if task.exception() is None:
+            self._winner = task
+            self._first.cancel()
+        elif self._waiting and task is self._tasks[-1]:
+            self._unset()
+            self._start()
+            self._set()
+
+    def _set(self) -> None:
+        if self._waiting:
+            self._timer = self._loop.call_at(self._due, self._on_time, _PASSES)
+
+    def _unset(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_time(self, passes: int) -> None:
+        """A turn has come; but what has come already is taken in first, however late the loop is to see it."""
+        if passes:
+            self._timer = self._loop.call_soon(self._on_time, passes - 1)
+            return
+        self._start()
+        self._set()
 
 
 async def _leave(tasks: Sequence[asyncio.Future[Any]]) -> None:

@@ -18,6 +18,7 @@ from featurechaos.engine import AsyncWorld, World, arun, run
 from featurechaos.errors import FeatureError, RequestError, StoreRefused, StoreTimeout, StoreUnavailable
 from featurechaos.testing import AsyncMemoryStore, ManualClock, MemoryStore
 from tests.layers.kit import VIEW, ask_of, rows_of
+from tests.virtual import awaited
 
 CLOCK = SystemClock()
 History = list[tuple[Any, ...]]
@@ -280,6 +281,64 @@ def test_the_first_to_answer_wins_and_the_loser_is_left() -> None:
 
     assert 0.06 <= CLOCK.monotonic() - begun < 5
     assert ended[0] == "slow left"
+
+
+def sleeping(seconds: float, result: str = "", act: Callable[[], Any] = lambda: None) -> Plan[str]:
+    yield Sleep(seconds)
+    act()
+    return result
+
+
+def test_who_wins_a_race_leaves_no_cancel_behind() -> None:
+    def plan() -> Plan[Any]:
+        return (yield First([sleeping(30.0), sleeping(0.01, "second")], 0.0))
+
+    async def raced() -> tuple[str, int, bool]:
+        async with asyncio.timeout(20) as limit:
+            won = await arun(plan(), AsyncWorld({}))
+            await asyncio.sleep(0.001)
+        task = asyncio.current_task()
+        assert task is not None
+        return won, task.cancelling(), limit.expired()
+
+    assert awaited(raced(), ManualClock()) == ("second", 0, False)
+
+
+def test_a_cancel_from_outside_is_not_taken_for_the_end_of_a_race() -> None:
+    async def raced() -> bool:
+        outer: list[asyncio.Task[Any]] = []
+
+        def cancelled() -> None:
+            asyncio.get_running_loop().call_soon(outer[0].cancel)  # when it has been won, and nobody knows yet
+
+        def plan() -> Plan[Any]:
+            return (yield First([sleeping(30.0), sleeping(0.01, "second", cancelled)], 0.0))
+
+        outer.append(asyncio.create_task(arun(plan(), AsyncWorld({}))))
+        await asyncio.wait(outer)
+        return outer[0].cancelled() and len(asyncio.all_tasks()) == 1
+
+    assert awaited(raced(), ManualClock())
+
+
+def test_a_loop_that_was_held_up_takes_in_what_has_come_before_it_hedges() -> None:
+    clock = ManualClock()
+    begun: list[str] = []
+
+    def hedge() -> Plan[str]:
+        begun.append("hedge")
+        yield Sleep(0.0)
+        return "hedge"
+
+    def plan() -> Plan[Any]:
+        return (yield First([sleeping(0.005, "first"), hedge()], 0.004))
+
+    async def raced() -> str:
+        asyncio.get_running_loop().call_later(0.001, clock.advance, 0.010)
+        return await arun(plan(), AsyncWorld({}))
+
+    assert awaited(raced(), clock) == "first"
+    assert begun == []
 
 
 @pytest.mark.parametrize("driver", ["sync", "asynchronous"])

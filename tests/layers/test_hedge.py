@@ -391,7 +391,7 @@ CASES: list[Callable[[House], None]] = [
     lambda house: house.takes_s.update(primary=0.1),
     lambda house: house.errors.update(primary=StoreUnavailable("x")),
     lambda house: house.errors.update(second=StoreUnavailable("x")),
-    lambda house: house.takes_s.update(primary=0.006, second=0.002),
+    lambda house: house.takes_s.update(primary=0.006, second=0.0025),
     lambda house: house.takes_s.update(primary=0.004, second=0.001),
     lambda house: house.takes_s.update(primary=0.0039, second=0.001),
     lambda house: house.stores.update(second=MemoryStore()),
