@@ -28,7 +28,6 @@ HEAD_AT, SCHEMA_AT, TIME_AT, OWN_AT, SUM_AT, BITMAP_AT = range(6)
 
 Words = NDArray[np.uint64]
 
-_FEW_WORDS: Final = 24
 _MOST_DESCRIPTION_BYTES: Final = 1 << 20
 _SCALAR_RUNS: Final = (("int64", "float64", "timestamp"), ("int32", "float32"), ("bool",))
 _DESCRIPTION: Final = {"project", "base", "keys", "features"}
@@ -200,21 +199,6 @@ class Layout:
     def multipliers(self) -> Words:
         """uint64 (2 * words,): those of the fixed part's 32-bit words."""
         return ROW[: 2 * self.words].copy()
-
-    @cached_property
-    def is_short(self) -> bool:
-        """Whether one row by itself is checked sooner in plain ints."""
-        return not self.has_tail and self.words <= _FEW_WORDS
-
-    @cached_property
-    def few_multipliers(self) -> tuple[int, ...]:
-        """The same as plain ints, for one row by itself."""
-        return tuple(self.multipliers.tolist())
-
-    @cached_property
-    def numbers(self) -> str:
-        """The fixed part as plain ints of 32 bits, for `struct`."""
-        return f"<{2 * self.words}I"
 
     @cached_property
     def constant(self) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import mul
-from struct import unpack
 from typing import Final
 
 import numpy as np
@@ -93,7 +91,7 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
 
 def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | None:
     """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`."""
-    if len(blobs) == 1 and layout.is_short:
+    if len(blobs) == 1 and not layout.has_tail:
         return _one(blobs, keys.first, layout)
     return _whole(blobs, keys.own, layout)
 
@@ -119,12 +117,11 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
 
 
 def _one(blobs: Sequence[bytes | None], own: int, layout: Layout) -> Rows | None:
-    """One short row with plain ints: numpy's calls cost three times as much."""
+    """One row with one call of numpy's."""
     blob = blobs[0]
     if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
         return None
-    numbers = unpack(layout.numbers, blob)
-    if (sum(map(mul, numbers, layout.few_multipliers)) + own + layout.constant) & MASK:
+    if (int(np.frombuffer(blob, np.uint32) @ layout.multipliers) + own + layout.constant) & MASK:
         return None
     time = int.from_bytes(blob[8 * TIME_AT : 8 * TIME_AT + 8], "little", signed=True)
     return Rows.one(layout, blobs, time)  # type: ignore[arg-type]
