@@ -56,13 +56,20 @@ class Encoder:
         parts, count = [b""], 0
         ids: list[bytes] | None = None
         lengths: list[int] | int = 0
+        head = b""
         for ask in asks:
+            last, head = head, ask.view.head
             if ask.keys.ids is not ids:  # Views of one entity list share it.
-                ids = ask.keys.ids
+                ids, last = ask.keys.ids, b""
                 lengths = _lengths(ids)
-            if ids:
-                count += len(ids)
-                parts.append(self._of(ask.view.head).part(ids, lengths))
+            if not ids:
+                continue
+            count += len(ids)
+            if len(last) == len(head):
+                # The same but for the heads, of which no id has a part: they end in a brace.
+                parts.append(parts[-1].replace(last, head))
+            else:
+                parts.append(self._of(head).part(ids, lengths))
         parts[0] = b"*%d\r\n$4\r\nMGET\r\n" % (count + 1)
         return b"".join(parts), count
 

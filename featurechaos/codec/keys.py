@@ -114,6 +114,8 @@ def _one(key: JoinKey, column: Any) -> Keys | None:
 
 
 def _of_integers(key: JoinKey, column: Any) -> Encoded:
+    if (quick := _plain_integers(key, column)) is not None:
+        return quick, None, None
     values, missing = _cells(key, column)
     plain = (
         values if missing is None else [value for value, gone in zip(values, missing.tolist(), strict=True) if not gone]
@@ -121,6 +123,22 @@ def _of_integers(key: JoinKey, column: Any) -> Encoded:
     distinct, inverse = _distinct(plain)
     own = spread(np.array(distinct, np.int64).view(np.uint64))
     return Keys(_decimal(distinct), own, own), _spread_over(inverse, len(distinct), missing), missing
+
+
+def _plain_integers(key: JoinKey, column: Any) -> Keys | None:
+    """Distinct plain ints within bounds, the usual case, with a third of the calls; else None."""
+    if type(column) is not list or key.dtype.name not in {"int32", "int64"} or set(map(type, column)) != {int}:
+        return None
+    try:
+        values = np.array(column, np.int64)
+    except OverflowError:
+        return None
+    if key.dtype.name == "int32" and not (-_BOUND["int32"] <= values.min() and values.max() < _BOUND["int32"]):
+        return None
+    if len(set(column)) < len(column):
+        return None
+    own = spread(values.view(np.uint64))
+    return Keys(repr(column)[1:-1].encode().split(b", "), own, own)
 
 
 def _of_texts(join_keys: Sequence[JoinKey], columns: Sequence[Any]) -> Encoded:

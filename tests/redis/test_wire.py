@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from featurechaos.stores import Ask
 from featurechaos_redis.errors import BadReply, ErrorReply, MisplacedReply, RefusedReply, error_reply
 from featurechaos_redis.wire import Encoder, Replies, check_rows, command, split
 
@@ -52,6 +54,18 @@ def test_views_that_share_an_entity_list_and_views_that_do_not_keep_their_own_le
     data, _ = Encoder().mget([long, short, long])
 
     assert [len(key) for key in parsed(data)[1:]] == [25, 25, 17, 17, 25, 25]
+
+
+@pytest.mark.parametrize("ids", [["a"], ["a1", "b2"], ["a", "bb", "alpha", "alphb:{"]])
+def test_views_of_one_entity_list_each_ask_for_their_own_rows(kit: Kit, ids: list[str]) -> None:
+    first = kit.ask(ids)
+    same_length = replace(first.view, name="alphb", base="alphb")
+    longer = replace(first.view, name="longer", base="longer")
+    asks = [Ask(view, first.layout, first.keys) for view in (first.view, same_length, longer, same_length)]
+
+    data, _ = Encoder().mget(asks)
+
+    assert parsed(data)[1:] == [ask.view.head + id_ + b"}" for ask in asks for id_ in first.keys.ids]
 
 
 def test_ask_of_no_rows_takes_no_room(kit: Kit) -> None:
