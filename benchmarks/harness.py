@@ -151,7 +151,7 @@ class Timing:
     cpu_us: list[float] = field(default_factory=list)
 
     def add(self, at: int, turn: Turn) -> None:
-        skip = 0
+        skip = 1 if len(turn.wall_ns) > 1 else 0
         self.wall_us[at] = [ns / 1e3 for ns in turn.wall_ns[skip:]]
         self.cold_us.append(turn.wall_ns[0] / 1e3)
         self.cpu_us.append(float(np.mean(turn.cpu_ns[skip:])) / 1e3)
