@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -27,6 +28,7 @@ from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
 from featurechaos.keeping import AsyncKeeper, Keeper
+from featurechaos.keepsakes import Keepsakes
 from featurechaos.layers.steer import TOLD, Order
 from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 WRITE_S = 5.0
 """The bound of one batch of a write."""
 _BATCH_ROWS = 1000
+_KEPT_IN = ".last-known"
 _PREPARE_S = 60.0
 _READY_MOST_S = 2.0
 
@@ -62,6 +65,8 @@ class _Common(Locked):
         self.observer = Observer(settings, self.clock.wall)
         self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare)
         self._snapshots = self._open_snapshots()
+        self._keepsakes: Keepsakes | None = None
+        self._saver = Keeper(_step_of(weakref.ref(self)), name="featurechaos-last-known")
         self._is_closed = False
         self._is_started = False
         self._control: Control | None = None
@@ -210,9 +215,26 @@ class _Common(Locked):
             for store in () if self.settings.is_bypassed else self._snapshots.values():
                 if hasattr(store, "start"):
                     store.start()
+            self._open_keepsakes()
             self.observer.serve({"/livez": _alive, "/readyz": self._readyz, "/status": self._shown})
             self._listen()
             self._is_started = True
+
+    def _open_keepsakes(self) -> None:
+        """Keep last-known rows beside a source's replicas, for the next process; a thread writes them."""
+        kept = {name: layout.hash for name, layout in self._serving.layouts.items() if self._serving.memory.keeps(name)}
+        if self._keepsakes is None and kept and _is_real(self.clock) and not self.settings.is_bypassed:
+            for store in self._snapshots.values():
+                if hasattr(store, "private_folder"):
+                    try:
+                        folder = store.private_folder(_KEPT_IN)
+                    except StoreError as error:
+                        log.warning("last-known rows will not survive a restart: %s", error)
+                    else:
+                        self._keepsakes = Keepsakes(folder, self._serving.memory, self.clock, kept)
+                        break
+        if self._keepsakes is not None:
+            self._saver.start()
 
     def _readyz(self) -> tuple[bool, Any]:
         """What `/readyz` answers: `ready()`."""
@@ -241,6 +263,9 @@ class _Common(Locked):
         if control is not None:
             control.close()
         self._serving.board.clear_all()
+        self._saver.close()
+        if self._keepsakes is not None:
+            self._keepsakes.close()
         self.observer.close()
 
     def _check_open(self) -> None:
@@ -312,6 +337,11 @@ class _Common(Locked):
             return
         if batch.is_burial:
             memory.bury(base, ids, batch.event_time.tolist())
+            if self._keepsakes is not None:
+                try:
+                    self._keepsakes.bury(base, ids, batch.event_time.tolist())
+                except OSError as error:
+                    log.warning("deleted rows of %r may be remembered after a restart: %s", base, error)
         else:
             memory.forget(base, ids)
 
@@ -361,6 +391,8 @@ class _Common(Locked):
         return self._snapshots[name]
 
     def _refresh(self, timeout_s: float) -> dict[str, list[Refreshed]]:
+        if self._keepsakes is not None:
+            self._keepsakes.load()
         return {name: store.refresh(timeout_s) for name, store in self._snapshots.items()}
 
     def _prepare(self, fault: Stale) -> None:
@@ -765,6 +797,16 @@ class Inline:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._store.close)
+
+
+def _step_of(client: weakref.ref[_Common]) -> Callable[[], float | None]:
+    """What keeps a client's rows on disk as long as somebody holds the client."""
+
+    def step() -> float | None:
+        held = client()
+        return None if held is None or held._keepsakes is None else held._keepsakes.step()  # noqa: SLF001 - its own
+
+    return step
 
 
 def _is_real(clock: Clock) -> bool:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import TypeVar
 
 from featurechaos.clock import Clock
@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 GENERATIONS = 8
 _MOST_TOGETHER = 64
+MOST_BYTES = 256 << 20
+"""Of the rows of one view, keys and all; a row counts with what Python needs to hold it."""
+_ENTRY_BYTES = 200
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,13 @@ class Keep:
 
 @dataclass(slots=True)
 class _Generation:
+    """`size` counts the bytes of all that was written, replaced rows too; `is_new`: it has changed since it was taken."""
+
     begun: float
     rows: dict[bytes, bytes]
+    size: int = 0
+    is_new: bool = True
+    number: int = field(default_factory=count().__next__)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +68,19 @@ class _Together:
     turn: int
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A generation as it was when it was taken: its number, when it began (monotonic seconds), and its rows by id,
+    if they are new."""
+
+    number: int
+    begun: float
+    rows: dict[bytes, bytes]
+    is_new: bool
+
+
 class LastKnown(Locked):
-    """Rows of every stored view by id; bounded in rows and in time, so in bytes (a row has a longest length).
+    """Rows of every stored view by id; bounded in rows, in bytes (`MOST_BYTES`) and in time.
 
     `aside_s` is how long rows that were said not to exist are kept aside, at most an eighth as many as are held.
     """
@@ -94,7 +114,11 @@ class LastKnown(Locked):
         rows = islice(self._not_buried(view, pairs) if self._buried[view] else pairs, keep.max_rows)
         while row := next(rows, None):  # at most `max_rows` turns: each takes a row
             newest = self._newest(view, keep, now) or self._opened(view, keep, now)
-            newest.rows.update([row, *islice(rows, self._most(keep) - len(newest.rows) - 1)])
+            most = min(self._most(keep) - len(newest.rows), _AT_ONCE)
+            taken = dict([row, *islice(rows, most - 1)])
+            newest.rows.update(taken)
+            newest.size += _size(taken)
+            newest.is_new = True
 
     def _look_no_more(self, views: tuple[str, ...], ids: Sequence[bytes], now: float) -> None:
         """The rows of these ids have been written, those that were not buried."""
@@ -163,8 +187,10 @@ class LastKnown(Locked):
 
     def _drop(self, view: str, ids: Sequence[bytes]) -> None:
         for generation in self._generations[view]:
+            before = len(generation.rows)
             for key in ids:
                 generation.rows.pop(key, None)
+            generation.is_new |= len(generation.rows) != before
         for views, together in self._together.items():
             if view in views:
                 together.seen.difference_update(ids)
@@ -206,6 +232,41 @@ class LastKnown(Locked):
                 found[place] = kept[0]
         return found
 
+    def keep_s(self, view: str) -> float:
+        """How long a row of a stored view is kept."""
+        return self._keeps[view].keep_s
+
+    def renew(self) -> None:
+        """All is new to whoever takes it next."""
+        with self._lock:
+            for generations in self._generations.values():
+                for generation in generations:
+                    generation.is_new = True
+
+    def take(self, view: str) -> list[Taken]:
+        """Every live generation, newest first; what is new in them is new no more."""
+        now, keep_s = self._clock.monotonic(), self._keeps[view].keep_s
+        with self._lock:
+            live = [g for g in self._generations[view] if now - g.begun < keep_s]
+            taken = [Taken(g.number, g.begun, dict(g.rows) if g.is_new else {}, g.is_new) for g in live]
+            for generation in live:
+                generation.is_new = False
+        return taken
+
+    def give(self, view: str, begun: float, rows: dict[bytes, bytes]) -> None:
+        """Take back a generation that began then (monotonic seconds), as far as there is room for it; not what was
+        deleted since."""
+        keep = self._keeps[view]
+        with self._lock:
+            kept = dict(islice(self._not_buried(view, rows.items()), self._most(keep)))
+            size = _size(kept)
+            had = self._generations[view]
+            fits = sum(len(g.rows) for g in had) + len(kept) <= keep.max_rows
+            fits &= sum(g.size for g in had) + size <= MOST_BYTES and len(had) < GENERATIONS
+            if kept and fits:
+                given = _Generation(begun, kept, size=size)
+                self._generations[view] = tuple(sorted((*had, given), key=lambda g: -g.begun))
+
     def size(self, view: str) -> int:
         """How many entries are held; a row read over a long time may count in several generations."""
         return sum(len(generation.rows) for generation in self._generations[view])
@@ -217,12 +278,16 @@ class LastKnown(Locked):
             return None
         newest = generations[0]
         is_spent = len(newest.rows) >= self._most(keep) or now - newest.begun >= keep.keep_s / GENERATIONS
+        is_spent |= newest.size >= MOST_BYTES // GENERATIONS
         return None if is_spent else newest
 
     def _opened(self, view: str, keep: Keep, now: float) -> _Generation:
         """A new generation to write to; the oldest go, so that it has room."""
         live = [g for g in self._generations[view] if now - g.begun < keep.keep_s][: GENERATIONS - 1]
-        while live and sum(len(g.rows) for g in live) > keep.max_rows - self._most(keep):
+        most_bytes = MOST_BYTES - MOST_BYTES // GENERATIONS
+        while live and (
+            sum(len(g.rows) for g in live) > keep.max_rows - self._most(keep) or sum(g.size for g in live) > most_bytes
+        ):
             live.pop()
         self._generations[view] = (_Generation(now, {}), *live)
         self._turn += 1
@@ -232,6 +297,10 @@ class LastKnown(Locked):
     def _most(keep: Keep) -> int:
         """How many rows one generation may hold."""
         return max(1, keep.max_rows // GENERATIONS)
+
+
+def _size(rows: dict[bytes, bytes]) -> int:
+    return sum(map(len, rows)) + sum(map(len, rows.values())) + _ENTRY_BYTES * len(rows)
 
 
 def _shortened(entries: dict[bytes, T], most: int, is_over: Callable[[T], bool]) -> None:

@@ -248,11 +248,15 @@ class Replicas:
             box.dated = (*others, replica)[-_MOST_DATED:]
             return replica
 
-    def _shelf(self, base: str) -> Shelf:
+    def folder(self) -> Path:
+        """The source's own folder, which the replicas of all its views are in; made if need be."""
         if self._cache is None:
             address = json.dumps([self._spec.endpoint_url, self._spec.url])
             self._cache = source_folder(self._spec.cache_dir, self._place.project, address)
-        return Shelf(self._cache / safe_name(base), self._boxes[base].layout.hash)
+        return self._cache
+
+    def _shelf(self, base: str) -> Shelf:
+        return Shelf(self.folder() / safe_name(base), self._boxes[base].layout.hash)
 
 
 def _mapped(box: _Box, folder: Path, *, warm: bool) -> Replica:

@@ -21,9 +21,12 @@ from featurechaos_s3.buried import Buried, to_json
 from featurechaos_s3.manifest import home, instant
 from featurechaos_s3.refresher import Refresher
 from featurechaos_s3.replicas import Replicas
+from featurechaos_s3.shelf import make_private
 from featurechaos_s3.spec import S3Spec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
     from featurechaos.model import View
@@ -65,6 +68,12 @@ class S3Store:
     def start(self) -> None:
         """Keep the replicas fresh in the background, now and every `refresh_s`."""
         self._refresher.start()
+
+    def private_folder(self, name: str) -> Path:
+        """A folder beside the replicas, for the caller's use; StoreRefused where it is not ours alone."""
+        folder = self._replicas.folder() / name
+        make_private(folder)
+        return folder
 
     def close(self) -> None:
         """Stop refreshing and let go of the replicas."""
