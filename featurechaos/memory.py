@@ -46,7 +46,7 @@ class Keep:
 
 @dataclass(slots=True)
 class _Generation:
-    """`size` counts the bytes of all that was written, replaced rows too; `is_new`: it has changed since it was taken."""
+    """`size` counts the bytes of all that was written, replaced rows too; `is_new`: changed since it was taken."""
 
     begun: float
     rows: dict[bytes, bytes]
