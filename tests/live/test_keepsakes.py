@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from featurechaos import Cause, FeatureClient, Origin
 from featurechaos.demo.servers import S3Server, ValkeyServer
-from tests.live.conftest import World, eventually
+from tests.live.conftest import World, eventually, open_files
 from tests.live.truth import ENTITIES, LIVE, VIEWS, codes, is_online, table, values
 
 pytestmark = pytest.mark.live
@@ -96,3 +98,39 @@ def test_a_row_deleted_before_the_end_does_not_come_back_with_everything_down(wo
 
     assert response.provenance("plane").origin.tolist() == [Origin.NONE, Origin.LAST_KNOWN]
     assert response.provenance("airport").origin.tolist() == [Origin.LAST_KNOWN, Origin.LAST_KNOWN]
+
+
+def test_close_leaves_no_thread_and_no_descriptor_and_another_may_write(world: World) -> None:
+    config = world.config(policy={"last_known": {}, "retry": None})
+
+    def life() -> None:
+        with FeatureClient.from_config(config) as client:
+            client.get_online_features(FEATURES, {"tail": [1], "code": ["K1"]}, deadline_s=5)
+            assert client._keepsakes is not None
+            client._keepsakes.step()
+            assert client._keepsakes._writer is not None
+
+    life()
+    threads, files = set(threading.enumerate()), open_files()
+    life()
+
+    assert set(threading.enumerate()) == threads
+    assert open_files() == files
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_does_not_write_while_its_parent_does(world: World) -> None:
+    config = world.config(policy={"last_known": {}, "retry": None})
+    client = world.client(config)
+    client.get_online_features(FEATURES, {"tail": [1], "code": ["K1"]}, deadline_s=5)
+    assert client._keepsakes is not None
+    client._keepsakes.step()
+
+    child = os.fork()
+    if child == 0:
+        is_writer = client._keepsakes._is_writer()
+        os._exit(int(is_writer))
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert client._keepsakes._is_writer(), "and the parent still does"
