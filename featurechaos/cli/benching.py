@@ -11,12 +11,11 @@ import typer
 from rich.text import Text
 
 from featurechaos.cli.opening import CONFIG, Config, Json, settings_of
-from featurechaos.cli.output import age, put, put_json, put_table
+from featurechaos.cli.output import put, put_json, put_table
 from featurechaos.cli.playing import must_take_files, played
 from featurechaos.cli.progress import Working
 from featurechaos.config import Settings
 from featurechaos.config.mistakes import near
-from featurechaos.drills.measures import shown
 from featurechaos.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from featurechaos.bench.play import Setup
     from featurechaos.bench.verdict import Verdict
 
+_HEADER = ("", "rows", "share", "p50", "p90", "p99", "p99.9", "max", "oldest")
 RATE, BATCH, FOR_S, MAY_LOSE, SEED = 100.0, 100, 10.0, 0.01, 7
 
 _Fault = Annotated[
@@ -177,26 +177,35 @@ def _put(figures: Figures, verdict: Verdict, page: Path | None) -> None:
     put("")
     put_strip(figures)
     put("")
-    header = ["phase", "origin", "rows", "share", "p50", "p90", "p99", "p99.9", "max", "late", "failed", "oldest"]
-    put_table(header, list(_rows(figures)))
+    _put_phases(figures)
     if page is not None:
         put(f"report: {page}")
 
 
+def _put_phases(figures: Figures) -> None:
+    """A table that fits 80 columns: what no phase has is left out, and what the sentences say is not said again."""
+    rows = list(_rows(figures))
+    kept = [at for at in range(len(_HEADER)) if not at or any(str(row[at]) not in ("", "-") for row in rows)]
+    put_table([_HEADER[at] for at in kept], [[row[at] for at in kept] for row in rows])
+
+
 def _rows(figures: Figures) -> Iterator[list[Text]]:
     """A line for each phase, and below it one for each origin that served in it."""
+    from featurechaos.bench.words import aged
+    from featurechaos.drills.measures import shown
+
     for name, stretch in figures.phases.items():
-        numbers = [f"{stretch.rows:,}", "", *_times(stretch.spread), f"{stretch.late:,}", f"{stretch.failed:,}", ""]
-        yield [Text(name, style="bold"), Text("all", style="bold"), *map(Text, numbers)]
+        cells = [f"{stretch.rows:,}", "", *_times(stretch.spread), ""]
+        yield [Text(name, style="bold"), *map(Text, cells)]
         for origin, share in stretch.origins.items():
-            oldest = "-" if share.oldest_s is None else age(share.oldest_s)
-            cells = [f"{share.rows:,}", shown(share.share, "share"), *_times(share.spread), "", "", oldest]
-            yield [Text(""), Text(origin), *map(Text, cells)]
+            cells = [f"{share.rows:,}", shown(share.share, "share"), *_times(share.spread), aged(share.oldest_s)]
+            yield [Text(f"  {origin}"), *map(Text, cells)]
 
 
 def _times(spread: Spread) -> list[str]:
-    known = (spread.p50_s, spread.p90_s, spread.p99_s, spread.p999_s, spread.max_s)
-    return ["-" if one is None else shown(one, "seconds") for one in known]
+    from featurechaos.bench.words import time
+
+    return [time(one) for one in (spread.p50_s, spread.p90_s, spread.p99_s, spread.p999_s, spread.max_s)]
 
 
 COMMANDS = {
