@@ -177,7 +177,7 @@ class Gate(Locked):
         It may be the one that fills the least number of calls, of which enough have failed.
         """
         with self._lock:
-            if permit.generation == self._generation:
+            if permit.generation == self._generation and self.held_at is None:
                 if self._bad_until >= now and self._is_failing(now, more=1):
                     return False
                 self._count(now, failed=False, slow=False)

@@ -78,6 +78,21 @@ def test_a_gate_held_closed_stays_closed_and_counts_nothing() -> None:
     assert gate.state is State.OPEN  # type: ignore[comparison-overlap]
 
 
+def test_good_calls_through_a_held_gate_do_not_speak_for_it_later() -> None:
+    clock = ManualClock()
+    gate = gate_of(clock)
+    gate.hold(clock.monotonic())
+    for _ in range(50):
+        call(gate, clock)
+        assert gate.passed(gate.permit, clock.monotonic())
+    gate.release(clock.monotonic())
+
+    for _ in range(4):
+        call(gate, clock, succeeded=False)
+
+    assert gate.state is State.OPEN
+
+
 def test_a_gate_held_open_stays_open_without_probes_and_goes_on_where_it_was() -> None:
     clock = ManualClock()
     gate = gate_of(clock)
