@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Helper:
             env=environment,
             start_new_session=True,
         )
+        self._lock = threading.Lock()
 
     def wait_until_ready(self) -> None:
         out = self.process.stdout
@@ -52,13 +53,12 @@ class Helper:
             raise RuntimeError(msg)
 
     def tell(self, **order: Any) -> None:
+        """Give an order; to one that has ended, none: how it ended is told when all is over."""
         stdin = self.process.stdin
         assert stdin is not None
-        try:
+        with self._lock, suppress(BrokenPipeError):
             stdin.write(json.dumps(order) + "\n")
             stdin.flush()
-        except BrokenPipeError:
-            pass  # How it ended is told at the end.
 
     def stop(self) -> dict[str, Any]:
         """Let it end; how it did."""
@@ -92,7 +92,7 @@ class Conductor:
     ) -> None:
         self._world, self._clock, self._helpers, self._told = world, clock, helpers, told
         self.struck: list[Struck] = []
-        self.failed: list[str] = []
+        self.unplayed: list[str] = []
         self._stop = threading.Event()
         self._generation = 1
         hurts: dict[str, Callable[[Strike], Any]] = {
@@ -122,7 +122,7 @@ class Conductor:
             try:
                 self._strike(strike)
             except Exception as error:  # noqa: BLE001 - a fault that could not be played is told, and not counted
-                self.failed.append(f"{strike.fault}: {type(error).__name__}: {error}")
+                self.unplayed.append(f"{strike.fault}: {type(error).__name__}: {error}")
 
     def _strike(self, strike: Strike) -> None:
         hurt = self._hurts.get(strike.fault, self._proxied)

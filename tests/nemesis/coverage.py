@@ -53,6 +53,7 @@ def between(times: Any, began: float, ended: float) -> Any:
 
 def uncovered(history: History, occurred: Mapping[str, int], recoveries: int) -> Iterator[str]:
     """Why the run says too little; nothing if it says enough."""
+    yield from (f"could not be played: {text}" for text in history.unplayed)
     is_long = history.seconds >= LONG_S
     least = LONG_EACH if is_long else 1
     for fault in FAULTS:

@@ -40,6 +40,7 @@ class Story:
     sent: list[Sent] = field(default_factory=list)
     stalls: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     ends: list[Mapping[str, Any]] = field(default_factory=list)
+    unplayed: list[str] = field(default_factory=list)
     notes: list[Mapping[str, Any]] = field(default_factory=lambda: [{"what": "left"}])
     _requests: list[Any] = field(default_factory=list)
     _rows: list[Any] = field(default_factory=list)
@@ -89,6 +90,7 @@ class Story:
             sent=tuple(self.sent),
             stalls={told.actor: self.stalls},
             ends=tuple(self.ends),
+            unplayed=tuple(self.unplayed),
         )
 
 

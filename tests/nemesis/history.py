@@ -214,6 +214,8 @@ class History:
     """When the machine stood still, by the bare processes beside each reader, one a core."""
     ends: tuple[Mapping[str, Any], ...] = ()
     """How each process ended and what was open afterwards, as the conductor saw it."""
+    unplayed: tuple[str, ...] = ()
+    """Strikes that could not be played, and why."""
 
     @classmethod
     def read(cls, folder: Path) -> History:
@@ -228,6 +230,7 @@ class History:
             sent=tuple(one for path in sorted(folder.glob("*.wire")) for one in _sent(path)),
             stalls=_stalls(folder),
             ends=tuple(run["ends"]),
+            unplayed=tuple(run["unplayed"]),
         )
 
 

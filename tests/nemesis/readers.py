@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from math import inf, nan
+from math import nan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -153,23 +153,32 @@ async def aask(client: AsyncFeatureClient, asker: Asker, rng: Random, diary: Dia
     """The same with `await`; some calls are given up on their way."""
     question = asker.draw(rng)
     request, response = question.request, None
-    give_up_s = rng.uniform(0.0, _GIVE_UP_MOST_S) if rng.random() < cancel else inf
+    gave_up: list[float] = []
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def give_up() -> None:
+        gave_up.append(now())
+        task.cancel()
+
+    timer = loop.call_later(rng.uniform(0.0, _GIVE_UP_MOST_S), give_up) if rng.random() < cancel else None
     asker.begin(request)
-    timeout = asyncio.timeout(give_up_s if give_up_s < inf else None)
     try:
-        async with timeout:
-            response = await client.get_online_features(question.features, question.rows, **question.options)
-    except TimeoutError as error:
+        response = await client.get_online_features(question.features, question.rows, **question.options)
+    except asyncio.CancelledError:
         asker.end(request)
-        if timeout.expired():
-            request["outcome"], request["gave_up"] = CANCELLED, request["began"] + give_up_s
-        else:
-            ended(error, question, diary)
+        if not gave_up:
+            raise
+        task.uncancel()
+        request["outcome"], request["gave_up"] = CANCELLED, gave_up[0]
     except Exception as error:  # noqa: BLE001 - the checker says which are documented
         asker.end(request)
         response = ended(error, question, diary)
     else:
         asker.end(request)
+    finally:
+        if timer is not None:
+            timer.cancel()
     diary.answered(request, question.keys, response)
 
 

@@ -58,9 +58,8 @@ def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) 
         conductor.play(schedule(seconds, seed), seconds)
         ends = [helpers[name].stop() for name in ("threads", "tasks", "writers")]
         ends += [{"name": f"proxy of {name}", "open": proxy.counts()["open"]} for name, proxy in world.proxies.items()]
-        ends += [{"name": "conductor", "wrong": conductor.failed}]
         strikes = [asdict(struck) for struck in conductor.struck]
-        saved(folder, seed=seed, seconds=seconds, strikes=strikes, ends=ends)
+        saved(folder, seed=seed, seconds=seconds, strikes=strikes, ends=ends, unplayed=conductor.unplayed)
 
 
 def told(struck: Struck) -> str:

@@ -119,7 +119,8 @@ class World:
 
     def pause(self, name: str, seconds: float) -> None:
         """Nobody is answered for a time; a server that is paused for all does not hear an end of it either."""
-        self._command(name, f"CLIENT PAUSE {int(seconds * 1000)} ALL")
+        # Some milliseconds more: a server's own clock may be a little behind.
+        self._command(name, f"CLIENT PAUSE {int(seconds * 1000) + 50} ALL")
 
     def answers(self, name: str) -> None:
         """Wait until a server answers again."""
