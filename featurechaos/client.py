@@ -116,14 +116,19 @@ class _Common(Locked):
         )
 
     def _worth_asking(self, *, full: bool) -> list[str]:
-        """The online sources that readiness hangs on: no drained one, none of a view that a replica can answer."""
+        """The online sources that readiness hangs on: no drained one, none of a view that a replica can answer.
+
+        One without its data answers, but could not carry all traffic.
+        """
         hangs = [
             name
             for view, rules in self._serving.rules.items()
             if full or not any(self._replicas(view, rules))
             for name in rules.online
         ]
-        return [name for name in dict.fromkeys(hangs) if name not in self._serving.steer.drained]
+        watches = self._serving.empty.watches if full and self._serving.empty is not None else {}
+        emptied = {name for name, watch in watches.items() if watch.is_empty}
+        return [name for name in dict.fromkeys(hangs) if name not in self._serving.steer.drained | emptied]
 
     def _replicas(self, view: str, rules: Rules) -> list[bool]:
         """Whether each snapshot source of a view can answer for it."""

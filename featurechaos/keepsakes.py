@@ -256,6 +256,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
-        fcntl.flock(held, fcntl.LOCK_UN)
     finally:
+        # Unlocked by name: a process forked meanwhile has this file open too.
+        fcntl.flock(held, fcntl.LOCK_UN)
         os.close(held)
