@@ -30,6 +30,9 @@ MOST_WAITED = 0.01
 MOST_BUSY = 0.02
 """A machine that is busy elsewhere for more of the time says nothing about as large a share of late answers."""
 
+LEAST_BACK = 0.1
+"""Of the rows of the last phase: a source that serves so many is back."""
+
 Found = tuple[Outcome, str]
 
 
@@ -108,7 +111,7 @@ def _doubts(figures: Figures) -> Iterator[Found]:
     yield from _unbroken(figures)
     yield from _overloaded(figures)
     are_slow = any(max(one.late, one.waited) > _may_be_late(one) for one in figures.phases.values())
-    if _is_noisy(figures) and (are_slow or _has_unasked(figures)):
+    if _is_noisy(figures) and (are_slow or _has_unasked(figures) or _is_gone(figures)):
         share = shown(figures.busy_share, "share")
         yield Outcome.INCONCLUSIVE, f"The machine was busy elsewhere for {share} of the time: too busy to tell"
     for name, stretch in figures.phases.items():
@@ -174,10 +177,22 @@ def _weaknesses(figures: Figures) -> Iterator[Found]:
             Outcome.WEAKNESS,
             f"{_when('during', figures)}, {lost} of rows were without a stored value (--may-lose {may})",
         )
-    recovery = figures.recovery
     ours = any(one.fault != "process_kill" for one in asked.broken)
-    if recovery is not None and recovery.after_s is None and not recovery.is_unknown and ours:
+    if _is_gone(figures) and ours and not (_is_noisy(figures) and _serves_at_all(figures)):
         yield Outcome.WEAKNESS, f"After the end of it, {words.back(figures)}"
+
+
+def _is_gone(figures: Figures) -> bool:
+    """Whether the first origin was seen not to come back for good."""
+    recovery = figures.recovery
+    return recovery is not None and recovery.after_s is None and not recovery.is_unknown
+
+
+def _serves_at_all(figures: Figures) -> bool:
+    """Whether the first origin is back, though not for good: reads that a busy machine made too late miss it."""
+    origin, after = figures.first_origin, figures.phases.get("after")
+    share = after.origins.get(origin.name) if origin and after else None
+    return share is not None and share.share > LEAST_BACK
 
 
 def _may_be_late(stretch: Stretch) -> int:

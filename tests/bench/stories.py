@@ -25,6 +25,7 @@ class Story:
     healthy: Rows = field(default_factory=lambda: {"PRIMARY": 100})
     broken: Rows = field(default_factory=lambda: {"SNAPSHOT": 99, "DEFAULT": 1})
     back_s: float | None = 3.0
+    lost_again_s: float = 99.0
     late: int = 0
     failed: int = 0
     waited: int = 0
@@ -89,7 +90,7 @@ class Story:
     def _request(self, number: int) -> Request:
         due = (number + 0.5) / self.rate_per_s
         in_fault = self.is_broken and 10.0 <= due < 20.0
-        is_back = due >= 20.0 and (self.back_s is not None and due >= 20.0 + self.back_s)
+        is_back = self.back_s is not None and 20.0 + self.back_s <= due < 20.0 + self.lost_again_s
         on_primary = not self.is_broken or due < 10.0 or is_back
         nth = number - 10 * self.rate_per_s
         took = self.healthy_s if on_primary else self.broken_s

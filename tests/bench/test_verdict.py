@@ -35,6 +35,8 @@ def test_answers_in_time_with_stored_values_hold() -> None:
         (Story(late=100, stalls=((1.0, 3.0),)), "100 of 500 (20 %) answers came later than the deadline of 50 ms"),
         (Story(waited=100, failed=1), "1 of 500 (0.2 %) requests failed"),
         (Story(back_s=None), "the primary did not serve again within 10 s"),
+        (Story(lost_again_s=9.0), "the primary did not serve again within 10 s"),
+        (Story(back_s=None, stalls=((1.0, 3.0),)), "the primary did not serve again within 10 s"),
     ],
 )
 def test_what_users_would_feel_is_a_weakness(story: Story, said: str) -> None:
@@ -56,6 +58,7 @@ def test_what_users_would_feel_is_a_weakness(story: Story, said: str) -> None:
         (Story(waited=100), "One process could not ask 50 requests a second for 100 entities each: 20 % of them"),
         (Story(waited=100, late=50), "One process could not ask 50 requests a second"),
         (Story(unasked=100), "100 requests were due and never asked"),
+        (Story(lost_again_s=9.0, stalls=((1.0, 3.0),)), "The machine was busy elsewhere for 6.67 % of the time"),
         (Story(late=2, stalls=((1.0, 3.0),)), "The machine was busy elsewhere for 6.67 % of the time"),
     ],
 )
