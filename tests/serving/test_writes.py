@@ -307,10 +307,26 @@ class Images(MemoryStore):
         self.put(batch.ask, list(batch.blobs))
 
 
-def with_images(client_class: Any) -> Any:
-    sources = {"primary": {"type": "memory", "role": "primary"}, "standby": {"type": "images", "role": "snapshot"}}
-    settings = load(CONFIG | {"sources": sources}, stores={"images": Images})
+class ReadOnly(MemoryStore):
+    """An online source that others fill."""
+
+    writable: ClassVar[bool] = False
+    spec: ClassVar[type[BaseModel]] = ImagesSpec
+
+
+def with_images(client_class: Any, primary: str = "memory") -> Any:
+    sources = {"primary": {"type": primary, "role": "primary"}, "standby": {"type": "images", "role": "snapshot"}}
+    settings = load(CONFIG | {"sources": sources}, stores={"images": Images, "others": ReadOnly})
     return client_class(settings, ManualClock(CLOCK_S))
+
+
+def test_a_delete_that_no_source_takes_leaves_no_tombstone_anywhere() -> None:
+    client = with_images(FeatureClient, "others")
+
+    with pytest.raises(RequestError, match=r"^there is no source to write to: 'primary' is only read$"):
+        client.delete("v", {"k": [1]})
+
+    assert not client.snapshot_store().rows
 
 
 def test_a_snapshot_source_that_is_down_does_not_stop_a_delete() -> None:
