@@ -122,8 +122,8 @@ class Observer:
     def answered(self, response: Response) -> None:
         """One request was answered."""
         if response.is_plain:
-            seen = [(view, answer.part.origin, answer.part.rows) for view, answer in response.answers.items()]
-            self.counters.answered_plainly(response.elapsed_s, response.wall_us, seen)
+            parts = [(view, answer.part) for view, answer in response.answers.items()]
+            self.counters.answered_plainly(response.elapsed_s, response.wall_us, len(response), parts)
             return
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
         if degraded:

@@ -306,10 +306,13 @@ class Serving:
     def response(self, call: Call, reading: Reading) -> Response:
         """Make the answer; raises Exhausted where the caller wants to be told."""
         request = call.request
-        answers, is_plain, wall_us = {}, reading.is_plain, request.wall_us
+        answers, is_plain, wall_us = {}, True, request.wall_us
         for ask, part, fan, rules in zip(request.asks, reading.parts, call.fans, request.rules, strict=True):
-            answers[ask.view.name] = ViewAnswer(ask, part, fan, wall_us, rules)
-            is_plain = is_plain and fan.inverse is None
+            answer = answers[ask.view.name] = ViewAnswer(ask, part, fan, wall_us, rules)
+            if reading.is_plain and fan.inverse is None:
+                answer.is_plain = True
+            else:
+                is_plain = False
         response = Response(
             call.compiled.wants,
             answers,

@@ -53,6 +53,9 @@ class Encoder:
 
     def mget(self, asks: Sequence[Ask]) -> tuple[bytes, int]:
         """The command for every row of some asks, and how many rows that is."""
+        if len(asks) == 1 and len(asks[0].keys.ids) == 1:
+            (only,) = asks[0].keys.ids
+            return b"*2\r\n$4\r\nMGET\r\n%b%b}\r\n" % (self._of(asks[0].view.head)[len(only)], only), 1
         parts, count = [b""], 0
         ids: list[bytes] | None = None
         lengths: list[int] | int = 0
@@ -111,6 +114,8 @@ def check_rows(reply: Any, count: int) -> list[Any]:
 
 
 def _are_rows(reply: list[Any]) -> bool:
+    if len(reply) == 1:
+        return type(reply[0]) in _ROW_KINDS
     # The count alone when every key is there: 7 us for 300 rows.
     return countOf(map(type, reply), bytes) == len(reply) or _ROW_KINDS.issuperset(map(type, reply))
 

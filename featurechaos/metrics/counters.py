@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import Rows
 from featurechaos.metrics.distributions import SECONDS, Ages, Distribution
 from featurechaos.metrics.names import NAMES, PREFIX, Labels
 from featurechaos.model import Cause, Origin, Status
+from featurechaos.readings import Part
 
 log = logging.getLogger(__name__)
 
@@ -113,20 +113,21 @@ class Counters:
             for seen in rows:
                 self._see(seen, wall_us)
 
-    def answered_plainly(self, seconds: float, wall_us: int, seen: Iterable[tuple[str, Any, Rows]]) -> None:
-        """The same for rows that are all PRESENT and touched by no fault: view, origin and rows of each part."""
+    def answered_plainly(self, seconds: float, wall_us: int, n: int, parts: Iterable[tuple[str, Part]]) -> None:
+        """The same for n rows of each view that are all PRESENT, of one origin and touched by no fault."""
         with self._lock:
             self._requests[0] += 1
             self._seconds.add(seconds)
-            for view, origin, rows in seen:
+            for view, part in parts:
+                origin = part.origin
                 cells = self._rows.get(view)
                 if cells is None:
                     cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
-                cells[2 * (_STATUSES * origin + _PRESENT)] += len(rows)
+                cells[2 * (_STATUSES * origin + _PRESENT)] += n
                 ages = self._ages.get(view)
                 if ages is None:
                     ages = self._ages[view] = Ages()
-                ages.add_rows(rows, wall_us, origin)
+                ages.add_rows(part.rows, n, wall_us, origin)
 
     def source_call(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +73,13 @@ class Ages:
         if self._waits >= _MOST_WAITING:
             self._fold()
 
-    def add_rows(self, rows: Rows, wall_us: int, origin: int) -> None:
-        """The same for rows as they came, which nobody writes to."""
-        if rows.oldest is not None and len(rows) == 1:
+    def add_rows(self, rows: Rows, n: int, wall_us: int, origin: Any) -> None:
+        """The same for n rows as they came, which nobody writes to."""
+        if n == 1 and rows.oldest is not None:
             self._add_one(rows.oldest, wall_us, origin)
             return
         self._waiting.append((rows.event_time, wall_us, origin))
-        self._waits += len(rows)
+        self._waits += n
         if self._waits >= _MOST_WAITING:
             self._fold()
 
