@@ -492,7 +492,7 @@ class FeatureClient(_Common):
         )
         response = self._serving.response(call, self._read(call))
         self.observer.answered(response)
-        if (error := self._serving.exhausted(call, response)) is not None:
+        if not response.is_plain and (error := self._serving.exhausted(call, response)) is not None:
             raise error
         return response
 

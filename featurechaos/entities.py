@@ -49,6 +49,12 @@ class Entities:
         self._columns[name] = column
         return column
 
+    def only(self, name: str, view: View) -> Any:
+        """The value of the one row there is; RequestError if it has no such key."""
+        if type(self._rows) is list and type(self._rows[0]) is dict and name in self._rows[0]:
+            return self._rows[0][name]
+        return self.column(name, view)[0]
+
     def everything(self) -> dict[str, Any]:
         """Every column any row has; a row without it has None."""
         if self._rows is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from featurechaos.clock import Clock
-from featurechaos.codec import Keys, Layout, Rows, encode_keys
+from featurechaos.codec import Keys, Layout, Rows, encode_key, encode_keys
 from featurechaos.config import Settings
 from featurechaos.config.settings import hedged_orders
 from featurechaos.effects import Next, Plan, stack
@@ -50,6 +50,7 @@ _KEPT_S = 1.0
 """A keeper that is so late has lost its place: requests probe for themselves."""
 _PROBE_LEAST_S = 0.005
 _MOST_COMPILED = 1024
+_ONE = Fan(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,7 @@ class Serving:
             rules = _overridden(rules, max_age_s, on_exhausted)
         deadline = self.settings.policy.deadline_s if deadline_s is None else _seconds("deadline_s", deadline_s)
         request = Request(
-            [Ask(*one) for one in zip(compiled.views, compiled.layouts, keys, strict=True)],
+            list(map(Ask, compiled.views, compiled.layouts, keys)),
             rules,
             until=begun + deadline,
             wall_us=int(self.clock.wall() * 1e6),
@@ -326,7 +327,7 @@ class Serving:
 
     def exhausted(self, call: Call, response: Response) -> Exhausted | None:
         """The error to raise, if the caller wants to be told of rows nobody could serve."""
-        if response.is_plain or all(rules.on_exhausted != "raise" for rules in call.request.rules):
+        if all(rules.on_exhausted != "raise" for rules in call.request.rules):
             return None
         lost: dict[str, str] = {}
         for rules, answer in zip(call.request.rules, response.answers.values(), strict=True):
@@ -365,6 +366,12 @@ class Serving:
                 keys.append(keys[first])
                 fans.append(fans[first])
                 continue
+            if entities.n == 1 and len(view.join_keys) == 1:
+                (key,) = view.join_keys
+                if (one := encode_key(key, entities.only(key.column, view))) is not None:
+                    keys.append(one)
+                    fans.append(_ONE)
+                    continue
             columns = [entities.column(key.column, view) for key in view.join_keys]
             encoded, inverse, nulls = encode_keys(view.join_keys, columns)
             keys.append(encoded)

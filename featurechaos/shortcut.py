@@ -61,8 +61,8 @@ class Shortcut:
                 return None
             permit = gate.permit
         now = self._monotonic()
-        walk_until = held_back(request.until, now, self._reserve_s)
-        until = min(walk_until, now + self._timeouts[source])
+        walk_until, until = held_back(request.until, now, self._reserve_s), now + self._timeouts[source]
+        until = min(until, walk_until)
         if until - now < LEAST_S:
             return None
         request.started = Started(source, now, until, walk_until, permit)

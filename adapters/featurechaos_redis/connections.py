@@ -21,7 +21,7 @@ from featurechaos_redis.resp3 import replies
 from featurechaos_redis.spec import RedisSpec
 from featurechaos_redis.wire import Replies
 
-_BUFFER_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 17
 
 Now = Callable[[], float]
 
@@ -180,7 +180,11 @@ class _Polled(_Bounded):
             sock.sendall(memoryview(command)[sent:])
             sock.setblocking(False)
         while True:
-            if not wait(1000 * _positive(until - now())):
+            left = until - now()
+            if left <= 0:
+                msg = "no answer in time"
+                raise TimeoutError(msg)
+            if not wait(1000 * left):
                 continue
             try:
                 size = sock.recv_into(buffer)

@@ -20,6 +20,7 @@ from featurechaos_redis.connections import Link
 from featurechaos_redis.errors import DialFailure, MisplacedReply, RefusedReply
 
 _MOST_DIALLERS = 4
+_FAREWELLS = (RefusedReply, MisplacedReply)
 _LINGER_S = 1.0
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.005, 0.1
 
@@ -76,9 +77,11 @@ class Pool:
 
         Raises StoreTimeout; StoreUnavailable once closed; for a failed dial what it means, see `ERRORS`.
         """
-        link = self.poll()
-        if link is not None:
-            return link
+        if not self._line:  # as `poll`; nearly every caller ends here
+            try:
+                return self._idle.pop()
+            except IndexError:
+                pass
         ticket = _Waiter()
         try:
             self.queue(ticket)
@@ -333,7 +336,7 @@ def settle(pool: Pool, link: Link, replies: list[Any]) -> None:
         link.is_proven = True
         pool.recover()
     for reply in replies:
-        if isinstance(reply, RefusedReply | MisplacedReply):
+        if type(reply) is not list and isinstance(reply, _FAREWELLS):
             pool.drop(link)
             return
     pool.give(link)

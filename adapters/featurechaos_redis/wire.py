@@ -105,12 +105,12 @@ def split(rows: list[Any], asks: Sequence[Ask]) -> list[Answer]:
 
 def check_rows(reply: Any, count: int) -> list[Any]:
     """An MGET's reply: `count` values, bytes or None; raises what the server said, or BadReply."""
+    if type(reply) is list and len(reply) == count and _are_rows(reply):
+        return reply
     if isinstance(reply, Exception):
         raise reply
-    if type(reply) is not list or len(reply) != count or not _are_rows(reply):
-        msg = f"MGET of {count} keys wants {count} values, got another reply"
-        raise BadReply(msg)
-    return reply
+    msg = f"MGET of {count} keys wants {count} values, got another reply"
+    raise BadReply(msg)
 
 
 def _are_rows(reply: list[Any]) -> bool:

@@ -32,7 +32,7 @@ writer against are in `tests/codec/vectors.json`.
 from __future__ import annotations
 
 from featurechaos.codec.hashing import MOST_ROW_BYTES
-from featurechaos.codec.keys import Keys, encode_keys
+from featurechaos.codec.keys import Keys, encode_key, encode_keys
 from featurechaos.codec.layout import HEADER_BYTES, Layout, Words
 from featurechaos.codec.read import decode, verify, whole
 from featurechaos.codec.rows import Rows, column, columns, nulls
@@ -49,6 +49,7 @@ __all__ = [
     "columns",
     "decode",
     "encode",
+    "encode_key",
     "encode_keys",
     "encode_tombstones",
     "nulls",

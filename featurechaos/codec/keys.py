@@ -96,19 +96,19 @@ def encode_keys(join_keys: Sequence[JoinKey], columns: Sequence[Sequence[Any] | 
     """
     if len(join_keys) > 1:
         return _composite(join_keys, columns)
-    if len(columns[0]) == 1 and (key := _one(join_keys[0], columns[0])):
+    if type(columns[0]) is list and len(columns[0]) == 1 and (key := encode_key(join_keys[0], columns[0][0])):
         return key, None, None
     if join_keys[0].dtype.name in _TEXTUAL:
         return _of_texts(join_keys, columns)
     return _of_integers(join_keys[0], columns[0])
 
 
-def _one(key: JoinKey, column: Any) -> Keys | None:
-    """One plain int or str in plain ints, where numpy would cost ten times as much; else None."""
-    value, dtype = column[0] if type(column) is list else None, key.dtype.name
+def encode_key(key: JoinKey, value: Any) -> Keys | None:
+    """`encode_keys` of one plain int or str, where numpy would cost ten times as much; None for anything else."""
+    dtype = key.dtype.name
     if type(value) is int and dtype in {"int32", "int64"} and -_BOUND[dtype] <= value < _BOUND[dtype]:
         return Keys.one(b"%d" % value, spread_one(value))
-    if type(value) is str and dtype == "string" and len(value) <= MOST_ID_BYTES and (ids := plain_text(column)):
+    if type(value) is str and dtype == "string" and len(value) <= MOST_ID_BYTES and (ids := plain_text([value])):
         return Keys(ids, hash_ids(ids))
     return None
 

@@ -35,7 +35,8 @@ class Deadline:
 
 def held_back(until: float, now: float, reserve_s: float) -> float:
     """The end of the online walk: `reserve_s` before `until`, or half of what is left."""
-    return until - min(reserve_s, max(until - now, 0.0) / 2)
+    left = until - now
+    return until - reserve_s if left >= 2 * reserve_s else until - max(left, 0.0) / 2
 
 
 class Attempt:
