@@ -59,13 +59,15 @@ class _Generation:
 class _Together:
     """Views that are read together: `seen` are the ids whose rows have been written in each of them.
 
-    They need not be written again before `until`, unless a generation was opened (`turn` has moved on).
+    They need not be written again before `until`, unless a generation was opened (`turn` has moved on). Until then
+    the newest generation of each view, in `into`, is the one to write to, while it has room for `most`.
     """
 
     most: int
     seen: set[bytes]
     until: float
     turn: int
+    into: list[tuple[str, _Generation, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,30 @@ class LastKnown(Locked):
     def keep(self, views: tuple[str, ...], ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> None:
         """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
         now, together = self._clock.monotonic(), self._together.get(views)
-        if (
-            together is not None
-            and together.turn == self._turn
-            and now < together.until
-            and together.seen.issuperset(ids)
-        ):
+        is_open = together is not None and now < together.until and together.turn == self._turn
+        if is_open and (together.seen.issuperset(ids) or self._wrote(together, ids, blobs)):  # type: ignore[union-attr, arg-type]
             return
         with self._lock:
             for view, rows in zip(views, blobs, strict=True):
                 self._write(view, ids, rows or (), now)
             self._look_no_more(views, ids, now)
+
+    def _wrote(self, together: _Together, ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> bool:
+        """Write where nothing is in the way: no generation to open, no tombstone to look for. Whether it did."""
+        n = len(ids)
+        with self._lock:
+            if together.turn != self._turn or len(together.seen) + n > together.most:
+                return False
+            for view, newest, most in together.into:
+                if len(newest.rows) + n > most or newest.size >= MOST_BYTES // GENERATIONS or self._buried[view]:
+                    return False
+            for (_, newest, _), rows in zip(together.into, blobs, strict=True):
+                assert rows is not None
+                newest.rows.update(zip(ids, rows, strict=True))
+                newest.size += sum(map(len, ids)) + sum(map(len, rows)) + _ENTRY_BYTES * n
+                newest.is_new = True
+            together.seen.update(ids)
+            return True
 
     def _write(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes], now: float) -> None:
         keep, pairs = self._keeps[view], zip(ids, blobs, strict=True)
@@ -131,6 +146,10 @@ class LastKnown(Locked):
         if together.turn != self._turn or now >= together.until:
             together.seen, together.turn = set(), self._turn
             together.until = min(self._due(view, now) for view in views)
+            newest = [(view, self._generations[view][:1], self._most(self._keeps[view])) for view in views]
+            together.into = [(view, found[0], most) for view, found, most in newest if found]
+            if len(together.into) < len(views):  # rows of none were written: there is nowhere to write yet
+                together.until = -math.inf
         buried = [self._buried[view] for view in views if self._buried[view]]
         if buried:
             ids = [key for key in ids if not any(key in each for each in buried)]

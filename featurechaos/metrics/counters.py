@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ Pairs = Callable[[], Mapping[Any, tuple[int, int]]]
 
 _ORIGINS, _STATUSES, _CAUSES = len(Origin), max(Status) + 1, len(Cause)
 _PRESENT = int(Status.PRESENT)
+_MOST_WAITING = 32
 
 
 class Seen(NamedTuple):
@@ -100,6 +101,8 @@ class Counters:
         self._fallbacks: dict[tuple[str, str], list[int]] = {}
         self._exhausted: dict[str, list[int]] = {}
         self._pairs: list[Pairs] = []
+        self._waiting: deque[tuple[float, int, int, Iterable[tuple[str, Part]]]] = deque()
+        self._called: deque[tuple[str, str, float]] = deque()
         _alive.add(self)
 
     def answered(self, seconds: float, *, degraded: bool, wall_us: int = 0, rows: Iterable[Seen] = ()) -> None:
@@ -114,29 +117,48 @@ class Counters:
                 self._see(seen, wall_us)
 
     def answered_plainly(self, seconds: float, wall_us: int, n: int, parts: Iterable[tuple[str, Part]]) -> None:
-        """The same for n rows of each view that are all PRESENT, of one origin and touched by no fault."""
-        with self._lock:
-            self._requests[0] += 1
-            self._seconds.add(seconds)
-            for view, part in parts:
-                origin = part.origin
-                cells = self._rows.get(view)
-                if cells is None:
-                    cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
-                cells[2 * (_STATUSES * origin + _PRESENT)] += n
-                ages = self._ages.get(view)
-                if ages is None:
-                    ages = self._ages[view] = Ages()
-                ages.add_rows(part.rows, n, wall_us, origin)
+        """The same for n rows of each view that are all PRESENT, of one origin and touched by no fault.
+
+        They wait until there are some: counted together they cost a third.
+        """
+        self._waiting.append((seconds, wall_us, n, parts))
+        if len(self._waiting) >= _MOST_WAITING:
+            with self._lock:
+                self._fold()
 
     def source_call(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""
-        with self._lock:
+        self._called.append((source, outcome, seconds))
+        if len(self._called) >= _MOST_WAITING:
+            with self._lock:
+                self._fold()
+
+    def _fold(self) -> None:
+        """Count what waits; under the lock. What comes meanwhile waits for the next time."""
+        for _ in range(len(self._called)):
+            source, outcome, seconds = self._called.popleft()
             self._outcomes[source, outcome] += 1
             times = self._calls.get(source)
             if times is None:
                 times = self._calls[source] = Distribution(SECONDS)
             times.add(seconds)
+        for _ in range(len(self._waiting)):
+            seconds, wall_us, n, parts = self._waiting.popleft()
+            self._requests[0] += 1
+            self._seconds.add(seconds)
+            for view, part in parts:
+                self._see_plainly(view, part, n, wall_us)
+
+    def _see_plainly(self, view: str, part: Part, n: int, wall_us: int) -> None:
+        origin = part.origin
+        cells = self._rows.get(view)
+        if cells is None:
+            cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
+        cells[2 * (_STATUSES * origin + _PRESENT)] += n
+        ages = self._ages.get(view)
+        if ages is None:
+            ages = self._ages[view] = Ages()
+        ages.add_rows(part.rows, n, wall_us, origin)
 
     def fallbacks(self, view: str, source: str, cause: Codes, *, injected: Flags = False, n: int = 1) -> None:
         """A source did not serve n rows of a view; a row of cause NONE is not counted."""
@@ -179,6 +201,7 @@ class Counters:
         Gauges and pairs are asked for here.
         """
         with self._lock:
+            self._fold()
             found = self._copied()
             asked = list(self._pairs)
         found |= {name: dict(values) for name, values in self.gauges.read().items()}
@@ -189,6 +212,7 @@ class Counters:
     def rows(self) -> dict[str, dict[str, int]]:
         """Rows answered: view -> the name of the origin -> how many. Nothing else is looked at."""
         with self._lock:
+            self._fold()
             cells = {view: list(counted) for view, counted in self._rows.items()}
         found: dict[str, dict[str, int]] = {view: {} for view in cells}
         for view, counted in cells.items():
