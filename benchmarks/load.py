@@ -57,8 +57,8 @@ class Load:
 
     def _work(self, stop: threading.Event, at: int) -> None:
         rng = Random(self.seed * 100 + at)
-        wait_s = self.pace_s * rng.random()
-        while not stop.wait(wait_s):
+        due = _now() + self.pace_s * rng.random()
+        while not stop.wait(max(0.0, due - _now())):
             ids = rng.sample(range(ENTITIES), ASKED)
             began = self.waiting[at] = _now()
             try:
@@ -68,7 +68,7 @@ class Load:
             ended = _now()
             del self.waiting[at]
             self.answers.append((began, ended, told))
-            wait_s = max(0.0, began + self.pace_s - ended)
+            due = max(due + self.pace_s, ended)  # by the clock: what a wait oversleeps is not lost
 
     def save(self, path: str) -> None:
         """Keep what was seen; requests that were never answered end now."""
