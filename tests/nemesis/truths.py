@@ -39,6 +39,8 @@ LINGERS_S = 1.0
 """So long after a fault a row may still say what it did: a connection was refused, a reply damaged."""
 FORGOTTEN_S = 12.0
 """A store that lost its rows has lost the layouts too; one that was asked for in vain is asked for again after 10 s."""
+DOUBTED_S = 30.0
+"""And it is doubted for the 10 s of `policy.empty`, and longer where other faults keep it from being asked."""
 _SILENCES = ("kill", "freeze", "pause", "trickle", "reset", "empty")
 _DAMAGES = ("wrong_bytes", "truncate")
 _LOSSES = ("empty", "evict")
@@ -264,7 +266,7 @@ def _causes(rows: Rows, strikes: Sequence[Struck]) -> Iterator[Found]:
     yield from rows.broken("d", "corrupt, and nothing damages rows", corrupt & ~damaged & ~unread)
     refused = told["cause"] == Cause.REFUSED
     yield from rows.broken("d", "refused, and nobody refuses", refused & ~_within(rows, online, LINGERS_S))
-    emptied = _within(rows, [one for one in online if one.fault in _LOSSES], FORGOTTEN_S)
+    emptied = _within(rows, [one for one in online if one.fault in _LOSSES], DOUBTED_S)
     yield from rows.broken("d", "without its data, and nobody took it", (told["cause"] == Cause.EMPTY) & ~emptied)
     fine = (told["origin"] == Origin.PRIMARY) & (told["status"] == Status.PRESENT) & (told["cause"] != Cause.NONE)
     yield from rows.broken("d", "the primary's own, and yet a cause", fine)
