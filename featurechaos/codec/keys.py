@@ -67,7 +67,7 @@ class Keys:
     def take(self, index: NDArray[np.intp]) -> Keys:
         """Some of the keys, in the order asked."""
         ids = self.ids
-        slots = None if self._slots is None else self._slots[index]
+        slots = None if self._slots is None and self._one is None else self.slots[index]
         return Keys([ids[place] for place in index.tolist()], self.own[index], slots)
 
     @property

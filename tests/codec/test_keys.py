@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from featurechaos.codec import encode_keys
 from featurechaos.errors import RequestError
+from featurechaos.model import DType, JoinKey
 
 NOON = dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC)
 NOON_US = 1_357_041_600_000_000
@@ -285,3 +286,18 @@ def test_take_keeps_ids_and_hashes_together(keys_of: Any) -> None:
     assert before.ids == after.ids == [b"c", b"a", b"c"]
     assert before.own.tolist() == keys.own[[2, 0, 2]].tolist()
     assert before.slots.tolist() == after.slots.tolist() == slots[[2, 0, 2]].tolist()
+
+
+@pytest.mark.parametrize("values", [[7], [0], [-1], ["a"], [7, 8], ["a", "b"]])
+def test_some_of_the_keys_are_looked_up_where_all_of_them_are(values: list[Any]) -> None:
+    key = JoinKey("k", DType.parse("string" if isinstance(values[0], str) else "int64"), column="k")
+    keys, _, _ = encode_keys([key], [values])
+    many, _, _ = encode_keys([key], [[*values, type(values[0])(5)]])
+
+    taken = keys.take(np.arange(len(values)))
+
+    for each in (keys, taken, many.take(np.arange(len(values)))):
+        assert each.ids == keys.ids
+        assert each.own.tolist() == many.own[: len(values)].tolist()
+        assert each.slots.tolist() == many.slots[: len(values)].tolist()
+        assert each.first == many.own[0]
