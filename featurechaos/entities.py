@@ -50,10 +50,11 @@ class Entities:
         return column
 
     def only(self, name: str, view: View) -> Any:
-        """The value of the one row there is; RequestError if it has no such key."""
+        """The value of the one row there is, None of a column that is no list; RequestError if it has no such key."""
         if type(self._rows) is list and type(self._rows[0]) is dict and name in self._rows[0]:
             return self._rows[0][name]
-        return self.column(name, view)[0]
+        column = self.column(name, view)
+        return column[0] if type(column) is list else None  # a pandas Series would be asked for its label 0
 
     def everything(self) -> dict[str, Any]:
         """Every column any row has; a row without it has None."""

@@ -129,6 +129,15 @@ def test_entity_rows_come_in_many_forms(client: FeatureClient, rows: Any) -> Non
     assert len(response) == 2
 
 
+@pytest.mark.parametrize(
+    "column",
+    [[3], (3,), np.array([3]), np.array([3], object), pd.Series([3], index=[7]), pd.Series([3], ["a"]), pa.array([3])],
+    ids=range(7),
+)
+def test_one_entity_row_comes_in_as_many_forms(client: FeatureClient, column: Any) -> None:
+    assert client.get_online_features(["v:f"], {"k": column}).to_dict() == {"k": [3], "f": [3.5]}
+
+
 @pytest.mark.parametrize("rows", [{"a": "x", "b": [1, 2, 1]}, {"a": np.array("x"), "b": np.array([1, 2, 1])}])
 def test_scalars_are_broadcast(client: FeatureClient, rows: Any) -> None:
     response = client.get_online_features(["text:s"], rows)
