@@ -37,8 +37,13 @@ class Keeper(Locked):
         with self._lock:
             self._is_wanted = True
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # No more threads, or the interpreter is ending: no caller's matter.
+                    log.warning("%s has no thread: %s", self._name, error)
+                else:
+                    self._thread = thread
 
     def close(self) -> None:
         """End the thread; idempotent."""
