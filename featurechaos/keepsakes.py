@@ -38,6 +38,7 @@ _MOST_HEADER = 4096
 _LEAST_S, _MOST_S = 5.0, 60.0
 _AHEAD_S = 60.0
 _MOST_DELETED_BYTES = 8 << 20
+_BEGIN_BYTES = 256
 _MAKING = ".making-"
 _AT_ONCE = 1000
 
@@ -53,8 +54,8 @@ class Keepsakes(Locked):
         self._folder, self._memory, self._clock, self._layouts = folder, memory, clock, dict(layouts)
         self._writer: int | None = None
         self._is_loaded = self._is_failing = False
-        self._heard: dict[str, tuple[int, int]] = {}
-        """Which file of deletions was read last, and how far."""
+        self._heard: dict[str, tuple[bytes, int]] = {}
+        """How the file of deletions that was read last begins, and how far it was read."""
         self._slots: dict[str, dict[int, int]] = {}
         """Which file of a view holds which generation."""
 
@@ -63,6 +64,11 @@ class Keepsakes(Locked):
         if self._writer is not None:
             os.close(self._writer)
         self._writer = None
+
+    def __del__(self) -> None:
+        """Of a client that was dropped unclosed: another may write."""
+        if (writer := getattr(self, "_writer", None)) is not None:
+            os.close(writer)
 
     def load(self) -> None:
         """Take in what an earlier process has left; once. Never raises: what can't be read is not there."""
@@ -161,11 +167,11 @@ class Keepsakes(Locked):
         """Bury in memory what other processes have deleted since we looked."""
         try:
             with _locked(self._folder / "deleted"), self._deleted(view).open("rb") as file:
-                number = os.fstat(file.fileno()).st_ino
-                last, far = self._heard.get(view, (number, 0))
-                file.seek(far if last == number else 0)
+                begin = file.read(_BEGIN_BYTES)  # not its number: a new file gets that of the one removed before
+                last, far = self._heard.get(view, (b"", 0))
+                file.seek(far if begin.startswith(last) and far <= os.fstat(file.fileno()).st_size else 0)
                 lines = file.read().decode("ascii", "replace").splitlines()
-                self._heard[view] = number, file.tell()
+                self._heard[view] = begin, file.tell()
         except FileNotFoundError:
             return
         told = [line.split(" ") for line in lines]
@@ -176,10 +182,12 @@ class Keepsakes(Locked):
     def _tidied(self, view: str) -> None:
         """Too long a list of deletions goes, once no file here holds any of the rows."""
         with suppress(FileNotFoundError), _locked(self._folder / "deleted"):
-            path = self._deleted(view)
-            is_all_heard = self._heard.get(view) == (path.stat().st_ino, path.stat().st_size)
-            if path.stat().st_size > _MOST_DELETED_BYTES and is_all_heard:
-                path.unlink()
+            path, (begin, far) = self._deleted(view), self._heard.get(view, (b"", 0))
+            if path.stat().st_size > _MOST_DELETED_BYTES and path.stat().st_size == far:
+                with path.open("rb") as file:
+                    is_all_heard = file.read(len(begin)) == begin
+                if is_all_heard:
+                    path.unlink()
 
     def _path(self, view: str, slot: int) -> Path:
         return self._folder / f"{quote(view, safe='')}.{slot}.rows"

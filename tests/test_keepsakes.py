@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -156,6 +157,35 @@ def test_a_deleted_row_does_not_come_back_whoever_deleted_it(tmp_path: Path) -> 
 
     assert at_once.has(1, 2) == [False, True], "though the writer has not written since"
     assert first.has(1, 2) == [False, True], "it hears of it, too"
+
+
+def test_deletions_are_heard_of_a_new_file_in_the_place_of_a_long_one(tmp_path: Path) -> None:
+    clock = ManualClock()
+    first, second = Process(tmp_path, clock), Process(tmp_path, clock)
+    first.reads({key: float(key) for key in range(60)})
+    second.kept.bury("v", [b"%d" % key for key in range(50)], [10**18] * 50)
+    first.kept.step()
+    assert first.has(49, 50, 51) == [False, True, True]
+
+    os.truncate(tmp_path / "v.deleted", 0)  # as one that was removed and made again with the same number
+    second.kept.bury("v", [b"50"], [10**18])
+    first.kept.step()
+
+    assert first.has(49, 50, 51) == [False, False, True]
+
+
+def test_one_that_was_dropped_unclosed_lets_another_write(tmp_path: Path) -> None:
+    clock = ManualClock()
+    first = Process(tmp_path, clock)
+    first.kept.step()
+    del first
+    gc.collect()
+
+    second = Process(tmp_path, clock)
+    second.reads({1: 1.0})
+    second.kept.step()
+
+    assert list(tmp_path.glob("*.rows"))
 
 
 def test_a_row_written_after_it_was_deleted_is_kept(tmp_path: Path) -> None:
