@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from featurechaos.codec import Layout, Rows
 from featurechaos.errors import SpecError
 from featurechaos.metrics import NAMES, Counters, Seen, collector, serve
 from featurechaos.metrics.distributions import AGES, SECONDS, Ages, Distribution
-from featurechaos.model import NO_TIME_US, Cause, Origin, Status
+from featurechaos.model import NO_TIME_US, Cause, Origin, Status, Verdict
+from featurechaos.readings import Part
+from tests.layers.kit import VIEW
 
 NAN = float("nan")
 NOW_US = 1_800_000_000_000_000
@@ -259,6 +263,20 @@ def test_what_was_read_does_not_change_afterwards(counters: Counters) -> None:
     assert json.dumps(before) == text
     assert before["requests_total"] == [{"degraded": "false", "value": 1}, {"degraded": "true", "value": 0}]
     assert before["row_age_seconds"] == [{"view": "v", "origin": "PRIMARY", "count": 1, "sum": 5.0}]
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+def test_an_answer_of_many_rows_is_not_held_once_it_is_counted(counters: Counters, n: int) -> None:
+    rows = Rows.blank(Layout.of(VIEW), n, Verdict.FRESH)
+    rows.event_time[:] = NOW_US - 3_000_000
+    held = weakref.ref(rows.words)
+    counters.answered_plainly(0.001, NOW_US, n, [("v", Part(rows, origin=int(Origin.PRIMARY)))])
+
+    del rows
+
+    assert held() is None
+    assert counters.rows() == {"v": {"PRIMARY": n}}
+    assert counters.stats()["row_age_seconds"] == [{"view": "v", "origin": "PRIMARY", "count": n, "sum": 3 * n}]
 
 
 def test_threads_lose_no_count(counters: Counters) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.metrics.distributions import SECONDS, Ages, Distribution
+from featurechaos.metrics.distributions import FEW_ROWS, SECONDS, Ages, Distribution
 from featurechaos.metrics.names import NAMES, PREFIX, Labels
 from featurechaos.model import Cause, Origin, Status
 from featurechaos.readings import Part
@@ -119,10 +119,10 @@ class Counters:
     def answered_plainly(self, seconds: float, wall_us: int, n: int, parts: Iterable[tuple[str, Part]]) -> None:
         """The same for n rows of each view that are all PRESENT, of one origin and touched by no fault.
 
-        They wait until there are some: counted together they cost a third.
+        They wait until there are some: counted together they cost a third. Many rows do not wait: they are memory.
         """
         self._waiting.append((seconds, wall_us, n, parts))
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MOST_WAITING or n > FEW_ROWS:
             with self._lock:
                 self._fold()
 

@@ -19,6 +19,9 @@ SECONDS = (
 )  # fmt: skip
 AGES = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800, 2592000)
 
+FEW_ROWS = 128
+"""So many rows of one answer may wait as they are, with all their cells; of more only what is counted."""
+
 _ORIGINS = len(Origin)
 _BUCKETS = len(AGES) + 1
 _AGES_US = np.array(AGES, np.int64) * 1_000_000
@@ -78,7 +81,7 @@ class Ages:
         if n == 1 and rows.oldest is not None:
             self._add_one(rows.oldest, wall_us, origin)
             return
-        self._waiting.append((rows.event_time, wall_us, origin))
+        self._waiting.append((rows.event_time if n <= FEW_ROWS else rows.event_time.copy(), wall_us, origin))
         self._waits += n
         if self._waits >= _MOST_WAITING:
             self._fold()
