@@ -244,8 +244,18 @@ class Lazy(dict[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._wants.by_name
 
+    def copy(self) -> dict[str, Any]:
+        """Every value by its name, made now, in a plain dict."""
+        return dict(self.items())
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {**self.copy(), **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {**other, **self.copy()}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self.items()),)
+        return dict, (self.copy(),)
 
     keys, values, items, get = Mapping.keys, Mapping.values, Mapping.items, Mapping.get  # type: ignore[assignment]
     __eq__, __ne__, __repr__ = Mapping.__eq__, Mapping.__ne__, object.__repr__

@@ -168,6 +168,15 @@ def test_columns_answer_to_both_names_and_list_one(client: FeatureClient) -> Non
         response.provenance("x")
 
 
+def test_columns_are_merged_and_copied_whole_before_any_was_touched(client: FeatureClient) -> None:
+    def columns() -> Any:
+        return client.get_online_features(["v:f", "v:g"], {"k": [1, 3]}).columns
+
+    for merged in (columns().copy(), columns() | {"x": 0}, {"x": 0} | columns(), columns() | columns(), {**columns()}):
+        assert {name for name in merged if name != "x"} == {"f", "g"}
+        assert merged["f"].tolist() == [1.5, 3.5]
+
+
 def test_features_come_in_the_order_asked(client: FeatureClient) -> None:
     response = client.get_online_features(["w:f", "v:g", "all:string"], {"k": [1]})
 
