@@ -211,7 +211,7 @@ class Run:
         if not is_whole:
             return "guard", self._tripped
         if self.script.recovery is not None:
-            self.say(f"recovery: within {self.script.recovery.within_s:g} s")
+            self.say(f"recovery: {self.script.recovery.within_s:g} s")
             self._wait(self._now() + self.script.recovery.within_s)
         self._phase("after", "begins")
         self.say(f"after: {steady.title}, {steady.for_s:g} s")
