@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from featurechaos.config.settings import Settings, Source, ViewPolicy
 from featurechaos.config.spec import Chaos, Core, Impact, Metrics
 from featurechaos.errors import SpecError
 from featurechaos.model import View
+
+log = logging.getLogger(__name__)
 
 ARMED = "FEATURECHAOS_CHAOS"
 BYPASS = "FEATURECHAOS_BYPASS"
@@ -97,6 +100,9 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     policies.check_reference(impact.reference_source, made)
     sources.check(made, _read_from(made, known, each, impact.reference_source))
     is_bypassed = environ.get(BYPASS) == "1"
+    for variable, on in ((BYPASS, "1"), (ARMED, "armed")):
+        if environ.get(variable, "") not in ("", "0", on):
+            log.warning("%s: %s: only %r sets it, which is not what it is", name, variable, on)
     if is_bypassed:
         policy, each = policies.bypassed(policy, each)
     chaos, is_armed = core.chaos or Chaos(), environ.get(ARMED) == "armed" and not is_bypassed

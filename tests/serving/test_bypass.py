@@ -75,6 +75,14 @@ def test_without_it_the_others_are_read() -> None:
     assert client.get_online_features(["v:f"], {"k": [1, 2]}).to_dict()["f"] == [1.0, 2.0]
 
 
+def test_a_word_that_does_not_set_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    client = client_of(FEATURECHAOS_BYPASS="true")
+
+    assert client.status()["bypass"] is False
+    assert "FEATURECHAOS_BYPASS: only '1' sets it" in caplog.text
+    assert "FEATURECHAOS_CHAOS" not in caplog.text
+
+
 def test_a_source_that_fails_is_asked_once_and_left_at_that() -> None:
     client = client_of(**ENVIRON)
     response = client.get_online_features(["v:f"], {"k": [1]})
