@@ -256,6 +256,8 @@ class _Common(Locked):
         if self._listener is not None and at is not None and token is not None:
             self._control = self._listener(self.chaos, at, token, self.clock.monotonic, self)
             self._status.control = None if self._control is None else self._control.url
+        elif at is not None:
+            log.warning("chaos.listen: FEATURECHAOS_TOKEN is not set; no orders are taken from other processes here")
 
     def forked(self) -> None:
         """In a child nothing runs in the background yet."""

@@ -397,7 +397,7 @@ def refusal(settings: Settings) -> str:
     if not settings.chaos.enabled:
         return f"{settings.name}: chaos.enabled: wanted true to inject faults, got false"
     if not settings.is_armed:
-        return "FEATURECHAOS_CHAOS: wanted 'armed' in the environment to inject faults, got something else"
+        return "FEATURECHAOS_CHAOS: wanted 'armed' in the environment of the process that reads, got another or none"
     return ""
 
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from threading import Event
 from typing import Annotated, Any
 
@@ -24,11 +25,25 @@ from featurechaos.faults import Delay, Fault, Outage, Stale, remote
 SOURCE_HELP = "Steer one source of a running service: leave it out, keep what is decided, decide again."
 FAULTS_HELP = "Faults in a running service: which are on, turn some on for a while, end all."
 _LOOK_S = 5.0
-_KINDS: dict[str, Callable[..., Fault]] = {"outage": Outage, "delay": Delay, "stale": Stale}
+_KINDS: dict[str, type[Outage | Delay | Stale]] = {"outage": Outage, "delay": Delay, "stale": Stale}
 
 Commands = dict[str, tuple[Callable[..., Any], Sequence[str]]]
+
+
+def _address(at: str | None) -> str | None:
+    """What `--at` says, if it is a host and a port."""
+    host, _, port = (at or "").rpartition(":")
+    if at is not None and not (host and port.isdecimal()):
+        msg = f"--at wants HOST:PORT, got {at!r}"
+        raise RequestError(msg)
+    return at
+
+
 At = Annotated[
-    str | None, typer.Option("--at", metavar="HOST:PORT", help="Where the service listens; default: the config's.")
+    str | None,
+    typer.Option(
+        "--at", metavar="HOST:PORT", callback=_address, help="Where the service listens; default: the config's."
+    ),
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="WORDS", help="Why; kept with it and logged there.")]
 SourceName = Annotated[str, typer.Argument(metavar="NAME", help="The source.")]
@@ -150,6 +165,14 @@ def _fault_of(kind: str, target: str, arguments: Sequence[str]) -> Fault:
             given[name] = json.loads(value)
         except ValueError:
             given[name] = value
+    known = [each for each in fields(_KINDS[kind]) if each.name not in {"source", "view"}]
+    for name in given.keys() - {each.name for each in known}:
+        msg = f"{kind} has no argument {name!r}, {near(name, [each.name for each in known])}"
+        raise RequestError(msg)
+    for each in known:
+        if each.default is MISSING and each.name not in given:
+            msg = f"{kind} wants --set {each.name}=VALUE"
+            raise RequestError(msg)
     try:
         return _KINDS[kind](target, **given)
     except (TypeError, ValueError) as error:
@@ -196,7 +219,8 @@ def _status_of(settings: Settings, at: str | None) -> dict[str, Any]:
             told: dict[str, Any] = json.loads(answer.read())
     except (OSError, urllib.error.URLError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise ChaosRefused(f"status at {url}: no answer: {reason}") from error
+        hint = "; is the service up, and has it begun to read?" if isinstance(reason, ConnectionRefusedError) else ""
+        raise ChaosRefused(f"status at {url}: no answer: {reason}{hint}") from error
     return told
 
 

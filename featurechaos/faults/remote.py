@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -25,6 +26,8 @@ from featurechaos.faults.orders import body_of
 
 _ANSWER_MOST_S = 90.0
 """A fault that needs old rows is ready once they are hydrated."""
+_IS_IT_UP = "is the service up, has it begun to read, and did it start with a FEATURECHAOS_TOKEN?"
+_NOT_ITS_TOKEN = "the token given is not the one that the service started with"  # noqa: S105 - words
 
 
 class Held:
@@ -142,9 +145,11 @@ def _asked(connection: HTTPConnection, method: str, endpoint: str, token: str, b
         # http.client lets its socket go once a reply says that it ends with the connection.
         connection.sock = sock
     except (OSError, HTTPException) as error:
-        raise ChaosRefused(f"{_about(endpoint)}: no answer: {error or type(error).__name__}") from error
+        hint = f"; {_IS_IT_UP}" if isinstance(error, ConnectionRefusedError) else ""
+        raise ChaosRefused(f"{_about(endpoint)}: no answer: {error or type(error).__name__}{hint}") from error
     if answer.status != 200:
-        raise ChaosRefused(f"{_about(endpoint)}: {_problem(answer.read())}")
+        hint = f"; {_NOT_ITS_TOKEN}" if answer.status == HTTPStatus.UNAUTHORIZED else ""
+        raise ChaosRefused(f"{_about(endpoint)}: {_problem(answer.read())}{hint}")
     return answer
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from featurechaos import FeatureClient, Origin
 from featurechaos.faults.remote import steer
@@ -115,7 +116,11 @@ def test_draining_the_last_source_is_done_and_said(service: FeatureClient, run: 
         ("source drain primry --reason x", "orders at http://{at}/sources/primry: source wants one of primary, second"),
         ("source drain a/b --reason x", "source wants one of primary, second, got 'a/b'"),
         ("faults on outge primary --share 0.1 --reason x", "there is no fault 'outge', did you mean 'outage'?"),
-        ("faults on delay primary --share 0.1 --reason x", "delay: missing 1 required positional argument: 'delay_s'"),
+        ("faults on delay primary --share 0.1 --reason x", "delay wants --set delay_s=VALUE"),
+        (
+            "faults on delay primary --set dely_s=1 --share 0.1 --reason x",
+            "no argument 'dely_s', did you mean 'delay_s'?",
+        ),
         ("faults on delay primary --set delay_s --share 0.1 --reason x", "--set wants NAME=VALUE, got 'delay_s'"),
         ("faults on outage nobody --share 0.1 --reason x", "source wants one of primary, second, got 'nobody'"),
     ],
@@ -134,7 +139,7 @@ def test_a_wrong_token_is_refused(service: FeatureClient, run: Run, monkeypatch:
     ran = run("source", "drain", "primary", "--reason", "x", "--at", at(service))
 
     assert ran.code == 1
-    assert "wanted the header Authorization: Bearer and the token" in ran.err
+    assert "the token given is not the one that the service started with" in ran.err
     assert service._serving.steer.standing == {}
 
 
@@ -156,6 +161,25 @@ def test_a_service_that_is_not_there_is_told(
 
     assert ran.code == 1
     assert "no answer" in ran.err
+    assert "is the service up, has it begun to read" in ran.err
+
+
+@pytest.mark.parametrize("where", ["somewhere", ":9464", "localhost:http"])
+def test_what_is_no_address_is_told(folder: Path, run: Run, where: str) -> None:
+    ran = run("status", "--at", where)
+
+    assert (ran.code, ran.err) == (2, f"featurechaos: --at wants HOST:PORT, got {where!r}\n")
+
+
+def test_a_service_without_a_token_says_that_it_takes_no_orders(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("FEATURECHAOS_TOKEN", raising=False)
+
+    with FeatureClient.from_config({**yaml.safe_load(SERVICE), "metrics": None}) as client:
+        client.ready()
+
+    assert "chaos.listen: FEATURECHAOS_TOKEN is not set; no orders are taken" in caplog.text
 
 
 def test_a_fault_is_on_while_the_command_runs(service: FeatureClient, folder: Path, run: Run) -> None:

@@ -36,7 +36,7 @@ def test_without_the_environment_nothing_may_be_injected(build: Callable[..., Ho
     house = build(armed=False)
 
     assert told(house, OUTAGE) == (
-        "FEATURECHAOS_CHAOS: wanted 'armed' in the environment to inject faults, got something else"
+        "FEATURECHAOS_CHAOS: wanted 'armed' in the environment of the process that reads, got another or none"
     )
 
 
