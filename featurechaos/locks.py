@@ -26,8 +26,10 @@ _ALL: weakref.WeakSet[Locked] = weakref.WeakSet()
 
 
 def _renew() -> None:
-    for each in list(_ALL):
+    everything = list(_ALL)
+    for each in everything:
         each._lock = threading.Lock()  # noqa: SLF001 - of this file
+    for each in everything:  # Only now: one may want another's lock.
         each.forked()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
-from featurechaos.locks import cached_property
+import pytest
+
+from featurechaos import locks
+from featurechaos.locks import Locked, cached_property
 
 
 class Sum:
@@ -52,3 +56,26 @@ def test_one_instance_does_not_wait_for_another() -> None:
 
     assert not was_held
     assert found == [2]
+
+
+class Other(Locked):
+    """One that lets go of another's in a child, under that one's lock."""
+
+    def __init__(self, one: Locked) -> None:
+        super().__init__()
+        self.one, self.had_it = one, False
+
+    def forked(self) -> None:
+        self.had_it = self.one._lock.acquire(blocking=False)
+
+
+def test_in_a_child_every_lock_is_free_before_anybody_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_ALL", weakref.WeakSet())
+    ones = [Locked() for _ in range(30)]
+    others = [Other(one) for one in ones]
+    for one in ones:
+        one._lock.acquire()  # as another thread of the parent had it
+
+    locks._renew()
+
+    assert all(other.had_it for other in others)
