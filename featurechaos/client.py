@@ -10,7 +10,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -553,10 +553,12 @@ class FeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
-        self._keeper.close()
-        self._stop()
-        for store in {id(store): store for store in (*self._world.stores.values(), *self._snapshots.values())}.values():
-            store.close()
+        stores = {id(store): store for store in (*self._world.stores.values(), *self._snapshots.values())}
+        with ExitStack() as rest:  # the last first, and each whatever became of the others
+            for store in stores.values():
+                rest.callback(store.close)
+            rest.callback(self._stop)
+            rest.callback(self._keeper.close)
 
     def __enter__(self) -> Self:
         return self
@@ -707,10 +709,11 @@ class AsyncFeatureClient(_Common):
         if self._is_closed:
             return
         self._is_closed = True
-        await self._keeper.close()
-        await asyncio.to_thread(self._stop)
-        for store in self._world.stores.values():
-            await store.close()
+        async with AsyncExitStack() as rest:  # the last first, and each whatever became of the others
+            for store in self._world.stores.values():
+                rest.push_async_callback(store.close)
+            rest.push_async_callback(asyncio.to_thread, self._stop)
+            rest.push_async_callback(self._keeper.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -66,6 +66,51 @@ def test_a_client_is_a_context_manager() -> None:
         value(client)
 
 
+def test_closing_that_is_interrupted_closes_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    client = client_of()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "_stop", interrupted)
+    for name in CONFIG["sources"]:
+        monkeypatch.setattr(client.store(name), "close", lambda name=name: closed.append(name))
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+
+    assert sorted(closed) == sorted(CONFIG["sources"])
+
+
+def test_closing_that_is_cancelled_closes_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    is_in, gate = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        is_in.set()
+        gate.wait(10)
+
+    async def cancelled() -> None:
+        client = AsyncFeatureClient.from_config(CONFIG, clock=ManualClock(CLOCK_S))
+        monkeypatch.setattr(client, "_stop", stop)
+        for name, store in client._world.stores.items():
+
+            async def close(name: str = name) -> None:
+                closed.append(name)
+
+            monkeypatch.setattr(store, "close", close)
+        closing = asyncio.create_task(client.close())
+        assert await asyncio.to_thread(is_in.wait, 10)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        gate.set()
+
+    asyncio.run(cancelled())
+
+    assert sorted(closed) == sorted(CONFIG["sources"])
+
+
 def test_closing_leaves_no_thread() -> None:
     before = set(threading.enumerate())
     with filled() as client:
