@@ -39,6 +39,7 @@ _LEAST_S, _MOST_S = 5.0, 60.0
 _AHEAD_S = 60.0
 _MOST_DELETED_BYTES = 8 << 20
 _BEGIN_BYTES = 256
+_MOST_DIGITS = 20
 _MAKING = ".making-"
 _AT_ONCE = 1000
 
@@ -85,7 +86,7 @@ class Keepsakes(Locked):
         """Give memory what is young enough, the newest first."""
         found = []
         for slot in range(GENERATIONS):
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError):
                 found.append(read(self._path(view, slot), view, self._layouts[view]))
         for begun_wall, rows in sorted(found, key=lambda one: -one[0]):
             age_s = self._clock.wall() - begun_wall
@@ -230,17 +231,28 @@ def read(path: Path, view: str, layout: int) -> tuple[float, dict[bytes, bytes]]
         raise ValueError("damaged")
     at = len(_MAGIC) + _HEAD.size
     length = _HEAD.unpack_from(content, len(_MAGIC))[0]
-    header = json.loads(content[at : at + min(length, _MOST_HEADER)])
-    if (header["view"], header["layout"]) != (view, layout):
-        raise ValueError("another view's, or of another schema")
-    at, count = at + length, int(header["rows"])
+    begun, count = _headed(content[at : at + min(length, _MOST_HEADER)], view, layout)
+    at += length
+    if not 0 <= 8 * count <= body - at:
+        raise ValueError("of another length than it says")
     lengths = np.frombuffer(content, "<u4", 2 * count, at).astype(np.int64)
     ends = at + 8 * count + np.cumsum(lengths)
-    if (int(ends[-1]) if count else at) != body or count < 0:
+    if (int(ends[-1]) if count else at) != body:
         raise ValueError("of another length than it says")
     begins = (ends - lengths).tolist()
     pieces = [content[begin:end] for begin, end in zip(begins, ends.tolist(), strict=True)]
-    return float(header["begun"]), dict(zip(pieces[:count], pieces[count:], strict=True))
+    return begun, dict(zip(pieces[:count], pieces[count:], strict=True))
+
+
+def _headed(text: bytes, view: str, layout: int) -> tuple[float, int]:
+    """What a header says: when the generation began, and how many rows there are; ValueError if it is not ours."""
+    try:
+        header = json.loads(text)
+        if (header["view"], header["layout"]) != (view, layout):
+            raise ValueError("another view's, or of another schema")
+        return float(header["begun"]), int(header["rows"])
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a header of ours: {error}") from error
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -251,7 +263,8 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _is_int(text: str) -> bool:
-    return text.removeprefix("-").isdigit() and text.isascii()
+    """Whether it is a time of ours: 64 bits are no longer than this, and `int` raises for thousands of digits."""
+    return len(text) <= _MOST_DIGITS and text.removeprefix("-").isdigit() and text.isascii()
 
 
 def _private(path: Path, flags: int) -> int:
