@@ -61,6 +61,8 @@ class ALink(asyncio.Protocol):
         self._opened._reader = self._opened._writer = None  # noqa: SLF001 - else it warns of an open connection
 
     def data_received(self, data: bytes) -> None:
+        if not self.is_open:
+            return
         if self._reply is None:
             if not self.replies.idle(data):
                 self.close()  # Bytes nobody asked for: what follows could not be told apart.
@@ -69,6 +71,7 @@ class ALink(asyncio.Protocol):
             replies = self.replies.feed(data, len(data))
         except BadReply as error:
             self._fail(error)
+            self.close()  # Else the next bytes could pass for the end of this reply, and the connection for clean.
             return
         if replies is not None:
             self.is_spent = any(isinstance(each, RefusedReply | MisplacedReply) for each in replies)

@@ -7,7 +7,7 @@ from typing import Any
 import hiredis
 
 from featurechaos_redis.errors import BadReply
-from featurechaos_redis.wire import MORE, Replies
+from featurechaos_redis.wire import MORE, UNPARSED, Replies
 
 
 class PushedReplies(Replies):
@@ -30,8 +30,11 @@ class PushedReplies(Replies):
         super().expect(count)
 
     def idle(self, data: bytes) -> bool:
-        self._reader.feed(data)
-        return self._is_clean()
+        try:
+            self._reader.feed(data)
+            return self._is_clean()
+        except (BadReply, *UNPARSED):
+            return False
 
     def _parse(self, data: bytes | bytearray, size: int) -> list[Any] | None:
         reader, got = self._reader, self._got

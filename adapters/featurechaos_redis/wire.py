@@ -13,7 +13,8 @@ from featurechaos_redis.errors import BadReply, error_reply
 
 _TAIL = b"}\r\n"
 _ROW_KINDS = {bytes, type(None)}
-_UNPARSED = (hiredis.HiredisError, TypeError, ValueError, OverflowError, MemoryError)
+UNPARSED = (hiredis.HiredisError, TypeError, ValueError, OverflowError, MemoryError)
+"""What hiredis raises for bytes it can't make a reply of, beside BadReply."""
 
 
 def command(*arguments: bytes) -> bytes:
@@ -172,7 +173,7 @@ class Replies:
             self._begin = b""
         try:
             return self._parse(data, size)
-        except _UNPARSED as error:
+        except UNPARSED as error:
             msg = f"the reply can't be parsed: {error}"
             raise BadReply(msg) from error
 

@@ -8,13 +8,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
 from featurechaos_redis import AsyncRedisStore, RedisStore
-from featurechaos_redis.errors import BadReply
+from featurechaos_redis.alinks import ALink
+from featurechaos_redis.errors import BadReply, ErrorReply
 from featurechaos_redis.resp3 import PushedReplies
+from featurechaos_redis.wire import Replies, check_rows
 
 if TYPE_CHECKING:
     from featurechaos.demo.servers import ValkeyServer
@@ -74,6 +76,78 @@ def test_whole_reply_while_idle_makes_a_connection_unfit() -> None:
     assert not PushedReplies().idle(b"+OK\r\n")
     assert not PushedReplies().idle(PUSH + ROWS)
     assert PushedReplies().idle(PUSH * 2)
+
+
+PIECES = [
+    *[b"*3\r\n", b"$1\r\na\r\n", b"_\r\n", b"$-1\r\n", b">1\r\n", b">0\r\n", b"-ERR x\r\n", b":1\r\n", b"%1\r\n"],
+    *[b"~1\r\n", b"=7\r\ntxt:abc\r\n", b"|1\r\n", b",abc\r\n", b"(1\r\n", b"#x\r\n", b"\xff", b"*0\r\n"],
+]
+ANY = st.one_of(st.binary(max_size=60), st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
+
+
+@example(first=b"XX\r\n", then=b"*3\r\n")
+@example(first=b"*4294967295\r\n", then=b"")
+@example(first=b"%1\r\n*0\r\n+a\r\n", then=ROWS)
+@given(first=ANY, then=ANY)
+def test_any_bytes_idle_or_asked_give_rows_or_our_errors(first: bytes, then: bytes) -> None:
+    for idle in (False, True):
+        replies = PushedReplies()
+        if idle and not replies.idle(first):
+            continue
+        replies.expect_rows(3)
+        try:
+            got = replies.feed(then if idle else first + then, len(then if idle else first + then))
+            rows: Any = None if got is None else check_rows(got[0], 3)
+        except (BadReply, ErrorReply):
+            continue
+        assert rows is None or {type(row) for row in rows} <= {bytes, type(None)}
+
+
+class Opened:
+    """What redis-py's asyncio connection would be: a transport that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._writer: Any = self
+        self._reader: Any = None
+        self.transport = self
+        self.said: list[str] = []
+
+    def set_protocol(self, _: object) -> None:
+        self.said.append("protocol")
+
+    def write(self, _: bytes) -> None:
+        self.said.append("write")
+
+    def abort(self) -> None:
+        self.said.append("abort")
+
+
+@example(pieces=[b"XX\r\n"], is_asked=False, is_pushed=True)
+@example(pieces=[b"$0\r\n\r\nX", b"\r\n"], is_asked=True, is_pushed=True)
+@given(pieces=st.lists(ANY, max_size=4), is_asked=st.booleans(), is_pushed=st.booleans())
+def test_any_bytes_on_an_async_link_answer_fail_or_close_it_and_raise_nothing(
+    pieces: list[bytes], is_asked: bool, is_pushed: bool
+) -> None:
+    async def act() -> None:
+        opened = Opened()
+        link = ALink(opened, asyncio.get_running_loop(), PushedReplies() if is_pushed else Replies())
+        reply = None
+        if is_asked:
+            link.replies.expect_rows(3)
+            reply = link.ask(b"?")
+
+        for piece in filter(None, pieces):
+            link.data_received(piece)
+
+        if reply is None:
+            assert link.is_open == ("abort" not in opened.said)
+            assert is_pushed or link.is_open == (not any(pieces))
+        elif reply.done():
+            error = reply.exception()
+            assert error is None or (isinstance(error, BadReply) and link.is_busy and not link.is_open)
+            assert error is not None or len(reply.result()) == 1
+
+    asyncio.run(act())
 
 
 @pytest.mark.live
