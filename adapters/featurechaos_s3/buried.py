@@ -74,7 +74,7 @@ def from_json(content: bytes, *, place: str) -> list[Tombstone]:
             msg = f"{place} wants format {FORMAT}, has {str(fields['format'])[:40]!r}"
             raise DecodeError(msg)
         return [_tombstone(int(row["slot"], 16), int(row["event_us"])) for row in fields["rows"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         msg = f"{place} is no list of deletions: {str(error)[:100]}"
         raise DecodeError(msg) from error
 
@@ -97,6 +97,6 @@ def from_cache(content: bytes) -> tuple[dict[str, str], Buried]:
         fields = json.loads(content)
         objects = {str(key): str(etag) for key, etag in fields["objects"]}
         return objects, Buried(_tombstone(int(slot), int(time_us)) for slot, time_us in fields["rows"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         msg = f"the kept deletions are damaged: {str(error)[:100]}"
         raise DecodeError(msg) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -36,6 +37,8 @@ STEPS = ("locked", "checked", "download", "keys", "encode", "seal", "rename", "p
 _PR_SET_PDEATHSIG = 1
 _MOST_DETAIL = 500
 _NICE = 10
+MOST_MEMORY_BYTES = 8 << 30
+"""Of the process, beside what it maps from files: a part of 500 kB may unpack to terabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Refused(FeatureError):
 def main() -> int:
     os.umask(0o077)
     os.nice(_NICE)
+    bound_memory(MOST_MEMORY_BYTES)
     job = json.load(sys.stdin)
     _die_with(job["parent"])
     bucket = Bucket(Address(**job["address"]))
@@ -90,7 +94,9 @@ def hydrate(bucket: Bucket, work: Work) -> dict[str, Any]:
     except (FeatureError, OSError) as error:
         return _outcome("refused", detail=str(error))
     except Exception as error:  # noqa: BLE001 - pyarrow on damaged files raises nearly anything
-        return _outcome("refused", detail=f"{type(error).__name__}: {error}")
+        return _outcome(
+            "refused", detail=f"view {work.view!r}: its image can't be read: {type(error).__name__}: {error}"
+        )
 
 
 def reached(step: str) -> None:
@@ -100,7 +106,7 @@ def reached(step: str) -> None:
 
 
 def _outcome(state: str, *, replica: str | None = None, detail: str = "") -> dict[str, Any]:
-    return {"state": state, "replica": replica, "detail": detail[:_MOST_DETAIL]}
+    return {"state": state, "replica": replica, "detail": " ".join(detail.split())[:_MOST_DETAIL]}
 
 
 def _current(bucket: Bucket, work: Work) -> dict[str, Any]:
@@ -234,6 +240,17 @@ def _note_deletions(bucket: Bucket, work: Work) -> None:
         content, _ = bucket.get(key, most_bytes=buried.MOST_DELETIONS_BYTES)
         found += buried.from_json(content, place=key)
     write_whole(path, buried.to_cache(objects, kept.with_more(found)))
+
+
+def bound_memory(most_bytes: int) -> None:
+    """Fail to allocate, which refuses the image, beyond some bytes or half of what the machine has."""
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = min(each for each in (most_bytes, half, hard) if each != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    # Where memory ends all the same, it is this process that goes and not the one that serves.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _die_with(parent: int) -> None:

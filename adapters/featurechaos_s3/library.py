@@ -111,6 +111,8 @@ def verify(bucket: Bucket, view: str, snapshot: str | None) -> Checked:
 
 
 def _problem(bucket: Bucket, manifest: Manifest, part: Part) -> str | None:
+    import pyarrow as pa
+
     with tempfile.TemporaryFile() as file:
         try:
             size, digest = bucket.pull(manifest.part_key(part), file, etag=part.etag, most_bytes=part.size_bytes)
@@ -122,7 +124,10 @@ def _problem(bucket: Bucket, manifest: Manifest, part: Part) -> str | None:
             return f"{part.name} wants {part.size_bytes} bytes, has {'more' if size > part.size_bytes else size}"
         if digest != part.sha256:
             return f"{part.name} wants SHA-256 {part.sha256[:12]}, has {digest[:12]}"
-        rows = _rows(file)
+        try:
+            rows = _rows(file)
+        except (pa.ArrowException, OSError) as error:
+            return f"{part.name} is not Parquet: {str(error)[:100]}"
     return None if rows == part.rows else f"{part.name} wants {part.rows} rows, has {rows}"
 
 
@@ -163,7 +168,7 @@ def _columns(bucket: Bucket, manifest: Manifest, part: Part, columns: Sequence[s
             bucket.pull(manifest.part_key(part), file, etag=part.etag, most_bytes=part.size_bytes)
             file.seek(0)
             return pq.read_table(file, columns=list(columns))
-        except (Absent, Changed, pa.ArrowInvalid, KeyError) as error:
+        except (Absent, Changed, pa.ArrowException, OSError, KeyError) as error:
             msg = f"image {manifest.snapshot} of view {manifest.view!r}: {part.name} cannot be read: {error}"
             raise DecodeError(msg) from error
 

@@ -167,6 +167,7 @@ def manifest_key(view: str, snapshot: str) -> str:
     return f"{home(view)}v={snapshot}/manifest.json"
 
 
+_COUNTS = {"rows", "size_bytes"}
 _TYPES = {"str": str, "int": int, "Mapping[str, Any]": dict, "tuple[Part, ...]": list}
 
 
@@ -189,5 +190,9 @@ def _typed(fields: Mapping[str, Any], made: type, place: str) -> dict[str, Any]:
     for name, kind in wanted.items():
         if type(fields[name]) is not _TYPES[kind]:
             msg = f"{place}: {name} wants {kind}, has {type(fields[name]).__name__}"
+            raise DecodeError(msg)
+        least = 0 if name in _COUNTS else -(1 << 63)
+        if kind == "int" and not least <= fields[name] < 1 << 63:
+            msg = f"{place}: {name} wants an int from {least} to 2^63, has another"
             raise DecodeError(msg)
     return {name: fields[name] for name in wanted}

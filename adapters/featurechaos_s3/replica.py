@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import HEADER_BYTES, decode, verify
+from featurechaos.codec import HEADER_BYTES, MOST_ROW_BYTES, decode, verify
 from featurechaos.errors import DecodeError
 from featurechaos.model import Verdict
 from featurechaos.stores import Block
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SLOTS, DIRECTORY, ROWS, OFFSETS, META = "slots.bin", "dir.bin", "rows.bin", "offsets.bin", "meta.json"
+_FILES = {SLOTS, DIRECTORY, ROWS, OFFSETS}
 _MOST_META_BYTES = 1 << 20
+_MOST_BLOB_BYTES = MOST_ROW_BYTES + 8
 _CHUNK = 4 << 20
 _SAMPLE_ROWS = 64
 _OWN_WORD = 3
@@ -133,7 +135,8 @@ class Replica:
         blobs: list[bytes | None] = [None] * len(at)
         hits = np.flatnonzero(found)
         for row, (begin, end) in zip(hits.tolist(), self._offsets[at[hits]].tolist(), strict=True):
-            blobs[row] = bytes(self._bytes[begin:end])
+            # A damaged offset may say that a row is the whole file; longer than any row it is CORRUPT.
+            blobs[row] = bytes(self._bytes[begin : min(end, begin + _MOST_BLOB_BYTES)])
         return blobs
 
     def _sample(self) -> None:
@@ -194,11 +197,18 @@ def _meta(folder: Path, layout: Layout) -> dict[str, Any]:
         said = (meta["format"], meta["layout_hash"])
         kinds = [type(meta[name]) for name in ("as_of_us", "newest_event_us", "rows", "deepest", "bits")]
         files = {name: (int(f["size_bytes"]), int(f["crc32"])) for name, f in meta["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         msg = f"replica {folder.name}: {META} is damaged: {str(error)[:100]}"
         raise DecodeError(msg) from error
     if said != (FORMAT, f"{layout.hash:016x}") or set(kinds) != {int} or not 0 < meta["bits"] <= 32 or not files:
         wanted = f"format {FORMAT} and layout {layout.hash:016x}"
         msg = f"replica {folder.name} wants {wanted}, has {said[0]} and {said[1]}"
         raise DecodeError(msg)
+    if not files.keys() <= _FILES or not 0 < meta["deepest"] <= max(1, meta["rows"]) or not _is_dated(meta):
+        msg = f"replica {folder.name}: {META} names a file, a depth or a time that none of ours has"
+        raise DecodeError(msg)
     return dict(meta)
+
+
+def _is_dated(meta: Mapping[str, Any]) -> bool:
+    return all(-(1 << 63) <= meta[name] < 1 << 63 for name in ("as_of_us", "newest_event_us"))

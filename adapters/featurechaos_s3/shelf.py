@@ -28,6 +28,7 @@ from featurechaos.errors import StoreRefused
 from featurechaos_s3.manifest import is_snapshot_id, safe_name
 
 _ID_LENGTH = 32
+_MOST_POINTER_BYTES = 4096
 _POINTER_KEPT_S = 7 * 86_400
 _YOUNG_S = 600
 _PRIVATE = ".making-"
@@ -61,12 +62,12 @@ class Shelf:
 
     def pointer(self) -> Pointer | None:
         """What is current; None when nothing is, or the file says nothing sensible."""
-        try:
-            fields = json.loads(self._pointer_path.read_bytes()[:4096])
-            pointer = Pointer(str(fields["replica"]), str(fields["etag"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        pointer = _pointer_in(self._pointer_path)
+        if pointer is None or not is_snapshot_id(pointer.replica[:_ID_LENGTH]):
             return None
-        return pointer if is_snapshot_id(pointer.replica[:_ID_LENGTH]) and "/" not in pointer.replica else None
+        is_ours = pointer.replica == self.name_of(pointer.replica[:_ID_LENGTH])
+        # An ETag goes into a header of the next request.
+        return pointer if is_ours and pointer.etag.isascii() and pointer.etag.isprintable() else None
 
     def point(self, pointer: Pointer) -> None:
         write_whole(self._pointer_path, json.dumps(asdict(pointer)).encode())
@@ -115,7 +116,8 @@ class Shelf:
         for path in self.folder.glob("current.*.json"):
             if now - path.stat().st_mtime > _POINTER_KEPT_S:
                 path.unlink()
-        pointed = {_replica_in(path) for path in self.folder.glob("current.*.json")}
+        pointers = map(_pointer_in, self.folder.glob("current.*.json"))
+        pointed = {pointer.replica for pointer in pointers if pointer is not None}
         for path in self.folder.iterdir():
             is_replica = path.is_dir() and is_snapshot_id(path.name[:_ID_LENGTH])
             if is_replica and path.name not in pointed and now - path.stat().st_mtime > _YOUNG_S:
@@ -132,11 +134,13 @@ class Shelf:
             os.close(held)
 
 
-def _replica_in(pointer: Path) -> str:
+def _pointer_in(path: Path) -> Pointer | None:
     try:
-        return str(json.loads(pointer.read_bytes()[:4096])["replica"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        with path.open("rb") as file:
+            fields = json.loads(file.read(_MOST_POINTER_BYTES))
+        return Pointer(str(fields["replica"]), str(fields["etag"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 @contextmanager
