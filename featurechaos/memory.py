@@ -274,7 +274,7 @@ class LastKnown(Locked):
 
     def give(self, view: str, begun: float, rows: dict[bytes, bytes]) -> None:
         """Take back a generation that began then (monotonic seconds), as far as there is room for it; not what was
-        deleted since."""
+        deleted since. What is here already, or was given before, hides it, whatever their dates."""
         keep = self._keeps[view]
         with self._lock:
             kept = dict(islice(self._not_buried(view, rows.items()), self._most(keep)))
@@ -283,8 +283,7 @@ class LastKnown(Locked):
             fits = sum(len(g.rows) for g in had) + len(kept) <= keep.max_rows
             fits &= sum(g.size for g in had) + size <= MOST_BYTES and len(had) < GENERATIONS
             if kept and fits:
-                given = _Generation(begun, kept, size=size)
-                self._generations[view] = tuple(sorted((*had, given), key=lambda g: -g.begun))
+                self._generations[view] = (*had, _Generation(begun, kept, size=size))
 
     def size(self, view: str) -> int:
         """How many entries are held; a row read over a long time may count in several generations."""

@@ -63,6 +63,21 @@ def test_a_newer_generation_wins() -> None:
     assert memory.find("v", ids(1, 2)) == [b"new", b"old"]
 
 
+def test_what_was_read_here_hides_what_is_given_back_even_by_a_clock_that_is_ahead() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80)
+    memory.keep(("v",), ids(1), ([b"read"],))
+    clock.advance(2)
+    memory.give("v", clock.monotonic(), dict.fromkeys(ids(1, 2), b"given"))
+    memory.give("v", clock.monotonic() - 10, dict.fromkeys(ids(1, 2, 3), b"older"))
+
+    assert memory.find("v", ids(1, 2, 3)) == [b"read", b"given", b"older"]
+
+    memory.keep(("v",), ids(2), ([b"read"],))
+
+    assert memory.find("v", ids(1, 2, 3)) == [b"read", b"read", b"older"]
+
+
 def test_what_is_forgotten_is_gone_from_every_generation() -> None:
     clock = ManualClock()
     memory = memory_of(clock, keep_s=80)
