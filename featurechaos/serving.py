@@ -529,16 +529,18 @@ def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: s
     if max_age_s is not None and not _seconds("max_age_s", max_age_s) >= 0:
         msg = f"max_age_s wants seconds of 0 or more, got {max_age_s!r}"
         raise RequestError(msg)
-    tight = [tightened(each, None if max_age_s == math.inf else _us(max_age_s)) for each in rules]
+    max_age_us = None if max_age_s is None or max_age_s * 1e6 == math.inf else _us(max_age_s)
+    tight = [tightened(each, max_age_us) for each in rules]
     return tight if on_exhausted is None else [replace(each, on_exhausted=on_exhausted) for each in tight]
 
 
 def _seconds(name: str, value: Any) -> float:
     """A number of seconds as a caller gave it; RequestError for what is none."""
-    if not isinstance(value, Real) or value != value:  # noqa: PLR0124 - NaN
-        msg = f"{name} wants a number of seconds, got {value!r}"
-        raise RequestError(msg)
-    return float(value)
+    if isinstance(value, Real) and value == value:  # noqa: PLR0124 - NaN
+        with suppress(OverflowError):
+            return float(value)
+    msg = f"{name} wants a number of seconds, got {value!r}"
+    raise RequestError(msg)
 
 
 def _remembered(views: Sequence[View], rules: Sequence[Rules], made_of: Sequence[Any]) -> Groups:

@@ -82,6 +82,7 @@ WRONG: list[tuple[Any, Any, dict[str, Any], str]] = [
     (["v:f"], ONE, {"deadline_s": "soon"}, "deadline_s wants a number of seconds, got 'soon'"),
     (["v:f"], ONE, {"deadline_s": float("nan")}, "deadline_s wants a number of seconds, got nan"),
     (["v:f"], ONE, {"max_age_s": -1}, "max_age_s wants seconds of 0 or more, got -1"),
+    (["v:f"], ONE, {"deadline_s": 10**400}, f"deadline_s wants a number of seconds, got {10**400}"),
     (["v:f"], ONE, {"max_age_s": "1h"}, "max_age_s wants a number of seconds, got '1h'"),
     (["v:f"], ONE, {"max_age_s": float("nan")}, "max_age_s wants a number of seconds, got nan"),
     (["v:f"], ONE, {"on_exhausted": "explode"}, "on_exhausted wants 'default' or 'raise', got 'explode'"),
@@ -238,6 +239,11 @@ def test_a_generator_of_names_is_read_once(client: FeatureClient) -> None:
 )
 def test_numbers_of_any_kind_are_seconds(client: FeatureClient, more: dict[str, Any]) -> None:
     assert client.get_online_features(["v:f"], ONE, **more).to_dict()["f"] == [1.5]
+
+
+@pytest.mark.parametrize("max_age_s", [1e300, 1e308, float("inf"), 2**70])
+def test_an_age_past_all_dates_is_no_limit(client: FeatureClient, max_age_s: float) -> None:
+    assert client.get_online_features(["v:f"], ONE, max_age_s=max_age_s).to_dict()["f"] == [1.5]
 
 
 def test_the_request_id_is_the_callers_or_made(client: FeatureClient) -> None:
