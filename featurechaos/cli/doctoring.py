@@ -177,7 +177,7 @@ def _judged(client: FeatureClient, name: str, view: View, sample: Sample) -> tup
         do = f"write some, or look for another project or database: keys {keys_are}"
         return [Finding("warn", "rows", about, "no row is stored", do)], None
     layout = client._serving.layouts[view.name]  # noqa: SLF001 - a tool of this package
-    _, keys, kept = keys_of(view.join_keys, ids)
+    columns, keys, kept = keys_of(view.join_keys, ids)
     known = dict(client._serving.known)  # noqa: SLF001 - as above
     sampled: list[bytes | None] = [blobs[at] for at in kept]
     rows, unknown = decode(sampled, keys.own, layout, known)
@@ -188,9 +188,21 @@ def _judged(client: FeatureClient, name: str, view: View, sample: Sample) -> tup
     foreign, bad = len(ids) - len(kept), int((~sound).sum())
     findings = []
     if foreign or bad:
-        why = f"{bad} damaged" + (f" or of {len(unknown)} unknown schemas" if unknown else "")
-        says = f"of {len(ids)} sampled rows {foreign} have keys that are not of {view.name!r}, {why}"
-        findings.append(Finding("fail", "rows", about, says, "do writer and reader share this config?"))
+        first = int(np.argmax(~sound)) if bad else 0
+        named = zip((key.column for key in view.join_keys), (column[first] for column in columns), strict=True)
+        such = ", ".join(f"{name}={value!r:.60}" for name, value in named) if bad else ""
+        why = [f"{foreign} have keys that are not of {view.name!r}"] if foreign else []
+        why += (
+            [f"{bad} damaged{f' or of {len(unknown)} unknown schemas' if unknown else ''}, such as {such}"]
+            if bad
+            else []
+        )
+        says = f"of {len(ids)} sampled rows {', '.join(why)}"
+        is_others = hasattr(client.store(name), "key_pattern")
+        do = (
+            "look at it: is each cell a value of its dtype?" if is_others else "do writer and reader share this config?"
+        )
+        findings.append(Finding("fail", "rows", about, says, do))
     else:
         findings.append(Finding("ok", "rows", about, f"{len(ids)} sampled rows are sound"))
     dated = rows.event_time[sound & (rows.event_time != NO_TIME_US)]

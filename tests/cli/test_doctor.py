@@ -117,7 +117,7 @@ def test_damaged_rows_are_found(doctor: Doctor, emptied: ValkeyServer) -> None:
     told = doctor()
 
     assert (told["rows"]["level"], told["exit"]["code"]) == ("fail", 1)
-    assert "100 damaged" in told["rows"]["says"]
+    assert "of 100 sampled rows 100 damaged, such as id=" in told["rows"]["says"]
 
 
 @pytest.mark.live
@@ -136,12 +136,17 @@ def test_rows_that_others_write_are_looked_for_under_their_own_keys(
         for at in range(10):
             connection.hset(f"u/{at}", "event_timestamp", SystemClock().wall())
     dated = doctor()
+    with Redis.from_url(emptied.url) as connection:
+        connection.hset("u/7", "score", "a lot")
+    damaged = doctor()
 
     assert "keys look like 'u/*'" in nothing["rows"]["do"]
     assert (undated["rows"]["says"], undated["age"]["level"]) == ("10 sampled rows are sound", "fail")
     assert "no sampled row has an event time" in undated["age"]["says"]
     assert dated["age"]["level"] == "ok"
     assert "10 rows took" in dated["latency"]["says"]
+    assert damaged["rows"]["says"] == "of 10 sampled rows 1 damaged, such as id=7"
+    assert damaged["rows"]["do"] == "look at it: is each cell a value of its dtype?"
 
 
 def test_a_read_slower_than_its_timeout_is_a_failure(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
