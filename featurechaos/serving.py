@@ -489,6 +489,8 @@ def _wanted(settings: Settings, reference: object, *, full: bool) -> Wanted:
     view = settings.views.get(view_name)
     if view is None:
         msg = f"there is no view {view_name!r}; the config has {', '.join(settings.views)}"
+        if view_name == "service":
+            msg = f"a service is asked for by itself, not in a list: got {reference!r}"
         raise RequestError(msg)
     feature = view.feature.get(name)
     if feature is None:

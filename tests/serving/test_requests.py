@@ -30,6 +30,7 @@ WRONG: list[tuple[Any, Any, dict[str, Any], str]] = [
     ((), ONE, {}, "features wants at least one 'view:feature', got an empty list"),
     (None, ONE, {}, "features wants a list of 'view:feature', or a service; got None"),
     (5, ONE, {}, "features wants a list of 'view:feature', or a service; got 5"),
+    (["v:f", "service:x"], ONE, {}, "a service is asked for by itself, not in a list: got 'service:x'"),
     ([["v:f"]], ONE, {}, "features wants a list of 'view:feature', or a service; got [['v:f']]"),
     ([None], ONE, {}, "features wants 'view:feature', got None"),
     ([b"v:f"], ONE, {}, "features wants 'view:feature', got b'v:f'"),
