@@ -13,7 +13,7 @@ from featurechaos_redis.wire import MORE, UNPARSED, Replies
 class PushedReplies(Replies):
     """Replies of a connection on which the server may also say what nobody asked: push messages are skipped.
 
-    A reply's beginning is not looked at before parsing, since a push message may come first.
+    Where a push message comes first, the reply's beginning is not looked at before parsing.
     """
 
     __slots__ = ("_owes_push",)
@@ -23,8 +23,10 @@ class PushedReplies(Replies):
         # Whether the bytes left over after the last reply must turn out to be a push message.
         self._owes_push = False
 
-    def expect_rows(self, count: int) -> None:
-        self.expect(1)
+    def feed(self, data: bytes | bytearray, size: int) -> list[Any] | None:
+        if self._begin and not self._early and (self._owes_push or data[:1] == b">"):
+            self._begin = b""
+        return super().feed(data, size)
 
     def expect(self, count: int, begin: bytes = b"") -> None:
         super().expect(count)

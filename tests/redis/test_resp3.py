@@ -60,6 +60,15 @@ def test_push_message_that_follows_in_part_is_ended_by_the_next_read_or_while_id
         assert replies.feed(rest + ROWS, len(rest + ROWS)) == [[b"x", None]]
 
 
+@pytest.mark.parametrize("data", [b"*2147483647\r\n", b"*3\r\n", b"%1\r\n", b"$1\r\nx\r\n"])
+def test_reply_of_another_count_is_refused_before_it_is_parsed(data: bytes) -> None:
+    replies = PushedReplies()
+    replies.expect_rows(2)
+
+    with pytest.raises(BadReply, match="wants to begin with"):
+        replies.feed(data, len(data))
+
+
 @pytest.mark.parametrize("stray", [ROWS, ROWS[:9], b"*2\r\n", b"+OK\r\n", b"$3\r\na", b"-ERR x\r\n"])
 def test_reply_nobody_asked_for_is_never_the_next_readers(stray: bytes) -> None:
     replies = PushedReplies()
