@@ -41,7 +41,7 @@ demo: $(READY) ## Kill a real feature store under a model and see what it cost (
 	@$(BIN)/featurechaos demo $(ARGS)
 
 test: $(READY) ## Run every test, those with real servers included (ARGS="-k breaker")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests $(ARGS)
 
 live: $(READY) ## Run only the tests with real servers
 	@$(BIN)/python -m pytest -m live $(ARGS)

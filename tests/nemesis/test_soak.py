@@ -57,16 +57,14 @@ def test_no_promise_is_broken(tmp_path: Path, tell: Callable[[str], None]) -> No
 PLANTED: dict[str, tuple[str, str]] = {
     "swap_rows": ("b", "nobody wrote that row"),
     "drop_age": ("d", "its age is another"),
-    "keep_cancelled_connection": ("d", "corrupt, and nothing damages rows"),
     "serve_past_limit": ("c", "served past the hard limit"),
     "lose_permit": ("g", "of"),
 }
 
 
-# Two runs rather than five: these bugs break different promises, so one run shows whether each is found.
-@pytest.mark.parametrize(
-    "plants", [("swap_rows", "serve_past_limit", "lose_permit"), ("drop_age", "keep_cancelled_connection")], ids=str
-)
+# One run rather than four: these bugs break different promises, so it shows whether each is found. The fifth,
+# keep_cancelled_connection, takes up to a minute to show: `make soak SOAK_S=60 SOAK_PLANT=keep_cancelled_connection`.
+@pytest.mark.parametrize("plants", [("swap_rows", "serve_past_limit", "lose_permit", "drop_age")], ids=str)
 def test_planted_bugs_are_found(plants: tuple[str, ...], tmp_path: Path) -> None:
     planted = [f"--plant={plant}" for plant in plants]
 
