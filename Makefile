@@ -26,7 +26,7 @@ define environment
   && touch $(1)/.ready; } 1>&2
 endef
 
-.PHONY: help setup demo test live soak bench check fmt fmt-check lint types floors low clean
+.PHONY: help setup demo test long live soak bench check fmt fmt-check lint types floors low clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,8 +40,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Kill a real feature store under a model and see what it cost (ARGS="--seed 8")
 	@$(BIN)/featurechaos demo $(ARGS)
 
-test: $(READY) ## Run every test, those with real servers included (ARGS="-k breaker")
-	@$(BIN)/python -m tests $(ARGS)
+test: $(READY) ## Run the tests, those with real servers included (ARGS="-k breaker")
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+long: $(READY) ## Run the tests that take minutes: clusters, sentinels, every fault at once, every bench
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 live: $(READY) ## Run only the tests with real servers
 	@$(BIN)/python -m pytest -m live $(ARGS)

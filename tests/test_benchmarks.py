@@ -23,6 +23,7 @@ from tests.live.watchdog import Watchdog
 
 @pytest.mark.live
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_bench_runs(root: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--json"], cwd=root, capture_output=True, check=False, text=True

@@ -14,7 +14,7 @@ from featurechaos.testing import AsyncStoreContract, StoreContract
 from featurechaos_redis import RedisSpec, RedisStore
 from featurechaos_redis.chart import slot_of
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,7 @@ class Routed:
         self._ask("HSET", key, *(part for pair in mapping.items() for part in pair))
 
 
+@pytest.mark.long
 class TestHashesOfACluster(OnCluster, OfHashes, StoreContract):
     begins: ClassVar[bool] = True
 
@@ -225,6 +226,7 @@ class TestHashesOfACluster(OnCluster, OfHashes, StoreContract):
         return RedisStore.open(self.spec, place)
 
 
+@pytest.mark.long
 class TestAsyncDocumentsOfACluster(OnCluster, OfDocuments, AsyncStoreContract):
     def open(self, place: Place) -> Any:
         return RedisStore.aopen(self.spec, place)

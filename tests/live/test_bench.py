@@ -27,6 +27,7 @@ from tests.bench.test_given import becomes_running, state
 from tests.cli.conftest import start
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.live,
     pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc"),
 ]

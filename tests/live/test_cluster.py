@@ -15,7 +15,7 @@ from featurechaos.demo.clusters import ClusterNode, ValkeyCluster
 from featurechaos_redis.chart import slot_of
 from tests.live.conftest import eventually, now
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 # Long enough for a machine that others use; what is looked at is not how fast, but that each is kept.
 TIMEOUT_S, DEADLINE_S, SLACK_S = 0.4, 1.2, 0.3

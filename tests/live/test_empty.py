@@ -20,7 +20,7 @@ from tests.live.timing import back_after_s, share
 from tests.live.truth import AWAY, LIVE, VIEWS, is_online, table
 from tests.live.watchdog import Watchdog, hasten
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.long]
 
 BREAKER = {"window_s": 3.0, "open_s": 0.5, "healthy_s": 0.5, "ramp_s": 1.0}
 BACK_S = 0.5 + 0.5 + 1.0 + 3.0

@@ -14,7 +14,7 @@ from tests.nemesis.history import History
 from tests.nemesis.soak import HELD, NOT_COVERED, VIOLATED
 from tests.nemesis.times import NOISY_SHARE, still_share
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.long]
 
 SEED, SECONDS = 7, 60
 ATTEMPTS = 2

@@ -28,7 +28,7 @@ from tests.redis.conftest import spec
 if TYPE_CHECKING:
     from tests.redis.conftest import Kit
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 IDS = [f"user-{at}" for at in range(60)]
 LONG_S, SLACK_S = 10.0, 0.25

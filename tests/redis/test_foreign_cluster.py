@@ -21,7 +21,7 @@ from featurechaos.stores import Ask, Columns, Partial, Place
 from featurechaos_redis import RedisSpec, RedisStore
 from featurechaos_redis.chart import slot_of
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 CLOCK = SystemClock()
 VIEW = View(

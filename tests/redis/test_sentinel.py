@@ -32,6 +32,9 @@ NAMED = {"service_name": "mymaster"}
 PASSWORD, OWN = "servers-pass", "sentinels-pass"
 
 
+pytestmark = pytest.mark.long
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A primary, its replica, and the sentinel that watches both."""
