@@ -37,6 +37,8 @@ from featurechaos.readings import Reading, Rules
 from featurechaos.references import reference
 from featurechaos.response import Response
 from featurechaos.serving import Call, Serving
+from featurechaos.shadow import Found, Remembered, Sample, Shadow
+from featurechaos.shadow import Listener as ShadowListener
 from featurechaos.status import Status
 from featurechaos.stores import Ask, AsyncStore, Batch, Place, Refreshed, Store, WriteCounts, WriteReport
 from featurechaos.tables import FUTURE_US, batch_of, event_times, parts_of
@@ -71,6 +73,7 @@ class _Common(Locked):
         self._is_started = False
         self._control: Control | None = None
         self._listener = _listener(settings)
+        self._shadow_listeners: list[ShadowListener] = []
         self._status = Status(settings, self._serving, self.observer, self._snapshots, self.clock)
         self.observer.watch(self._serving, self._snapshots, self.clock.wall)
 
@@ -139,7 +142,7 @@ class _Common(Locked):
 
     def stats(self) -> dict[str, Any]:
         """Counters, breaker states, replica dates and pools, as plain values."""
-        return self.observer.stats()
+        return {**self.observer.stats(), "shadow": self._status.shadow()}
 
     def status(self) -> dict[str, Any]:
         """Who serves each view now, what each source's state is, since when and why, what is exercised; plain values.
@@ -413,12 +416,37 @@ class _Common(Locked):
                 except StoreError as error:
                     log.warning("no rows for %s: %s", fault.name, error)
 
+    def _keep(self, response: Response, remembered: Remembered) -> None:
+        """Have a drawn answer compared with the tiers behind it, off the request path."""
+        shadow = self._serving.shadow
+        if shadow is not None and shadow.take(response, remembered) and _is_real(self.clock):
+            self._begin_comparing()
+
+    def on_shadow(self, listener: ShadowListener, told: Callable[[], Mapping[str, Any]] | None = None) -> None:
+        """Hear what each tier would have answered instead of a drawn answer; an `ImpactMonitor` does this by itself.
+
+        Args:
+            listener: `listener(request_id, priced)`, off the request path; must not raise.
+            told: what it makes of that, by the model's name, for `status()`.
+        """
+        self._shadow_listeners.append(listener)
+        if told is not None:
+            self._status.models.append(told)
+
+    def _counted(self, shadow: Shadow, sample: Sample, found: Found) -> None:
+        priced = shadow.count(sample, found)
+        for listener in self._shadow_listeners if priced else ():
+            listener(sample.response.request_id, priced)
+
     def _left_alone(self) -> None:
         """A source is not asked any more: from now on it is read off the request path, to see."""
         self._serving.probe_in_s()
         self._begin_probes()
 
     def _begin_probes(self) -> None:
+        raise NotImplementedError
+
+    def _begin_comparing(self) -> None:
         raise NotImplementedError
 
     def _is_up(self, name: str, *, full: bool) -> bool:
@@ -444,6 +472,7 @@ class FeatureClient(_Common):
         stores = {name: self._open(name) for name in settings.sources}
         self._world = World(stores, self.observer.listeners, monotonic=self.clock.monotonic)
         self._keeper = Keeper(self._probe, name="featurechaos-probe")
+        self._comparer = Keeper(self._compare, name="featurechaos-shadow")
         if _is_real(self.clock):
             self.observer.opened = self._left_alone
         online = {view: rules.online for view, rules in self._serving.rules.items()}
@@ -492,8 +521,12 @@ class FeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
+        shadow = self._serving.shadow
+        remembered = None if shadow is None else shadow.before(call.request)
         response = self._serving.response(call, self._read(call))
         self.observer.answered(response)
+        if remembered is not None:
+            self._keep(response, remembered)
         if not response.is_plain and (error := self._serving.exhausted(call, response)) is not None:
             raise error
         return response
@@ -559,6 +592,7 @@ class FeatureClient(_Common):
                 rest.callback(store.close)
             rest.callback(self._stop)
             rest.callback(self._keeper.close)
+            rest.callback(self._comparer.close)
 
     def __enter__(self) -> Self:
         return self
@@ -597,6 +631,22 @@ class FeatureClient(_Common):
             run(self._serving.probe(source), self._world)
         return self._serving.probe_in_s()
 
+    def _begin_comparing(self) -> None:
+        self._comparer.start()
+
+    def _compare(self) -> float | None:
+        """Read one drawn answer again from the tiers behind it, if one waits."""
+        if (shadow := self._serving.shadow) is None:
+            return None
+        if (sample := shadow.next()) is not None:
+            try:
+                found = run(shadow.tiers(sample), self._world)
+            except Exception as error:  # noqa: BLE001 - `failed` logs it
+                shadow.failed(error)
+            else:
+                self._counted(shadow, sample, found)
+        return shadow.wait_s()
+
     def _takes_writes(self, name: str) -> bool:
         return self._world.stores[name].writable
 
@@ -621,6 +671,7 @@ class AsyncFeatureClient(_Common):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._world = AsyncWorld(stores, self.observer.listeners)
         self._keeper = AsyncKeeper(self._probe, name="featurechaos-probe")
+        self._comparer = AsyncKeeper(self._compare, name="featurechaos-shadow")
         if _is_real(self.clock):
             self.observer.opened = self._left_alone
 
@@ -655,8 +706,12 @@ class AsyncFeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
+        shadow = self._serving.shadow
+        remembered = None if shadow is None else shadow.before(call.request)
         response = self._serving.response(call, await self._read(call))
         self.observer.answered(response)
+        if remembered is not None:
+            self._keep(response, remembered)
         if (error := self._serving.exhausted(call, response)) is not None:
             raise error
         return response
@@ -714,6 +769,7 @@ class AsyncFeatureClient(_Common):
                 rest.push_async_callback(store.close)
             rest.push_async_callback(asyncio.to_thread, self._stop)
             rest.push_async_callback(self._keeper.close)
+            rest.push_async_callback(self._comparer.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -767,6 +823,22 @@ class AsyncFeatureClient(_Common):
         for source in self._serving.to_probe():
             await arun(self._serving.probe(source), self._world)
         return self._serving.probe_in_s()
+
+    def _begin_comparing(self) -> None:
+        self._comparer.start()
+
+    async def _compare(self) -> float | None:
+        """The same; what is read is compared on a thread, since it may take milliseconds."""
+        if (shadow := self._serving.shadow) is None:
+            return None
+        if (sample := shadow.next()) is not None:
+            try:
+                found = await arun(shadow.tiers(sample), self._world)
+            except Exception as error:  # noqa: BLE001 - `failed` logs it
+                shadow.failed(error)
+            else:
+                await asyncio.to_thread(self._counted, shadow, sample, found)
+        return shadow.wait_s()
 
     async def _answers(self, name: str, *, full: bool) -> bool:
         store: Any = self._world.stores[name]

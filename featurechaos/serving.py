@@ -25,7 +25,7 @@ from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError, StoreError
 from featurechaos.faults.board import Board
 from featurechaos.faults.exercise import Exercise
-from featurechaos.layers.breaker import Breaker, Gate, Limits, ShardGates
+from featurechaos.layers.breaker import Breaker, Gate, Limits, ShardGates, State
 from featurechaos.layers.deadline import Attempt, Deadline, Meter
 from featurechaos.layers.empty import Emptiness, Empty
 from featurechaos.layers.failover import Failover
@@ -39,6 +39,7 @@ from featurechaos.memory import GENERATIONS, Keep, LastKnown
 from featurechaos.model import Cause, Origin, Verdict, View
 from featurechaos.readings import Part, Reading, Request, Rules, Started, tightened
 from featurechaos.response import Fan, Response, ViewAnswer, Wanted, Wants
+from featurechaos.shadow import Shadow
 from featurechaos.shortcut import Groups, Shortcut
 from featurechaos.stores import Ask
 
@@ -116,6 +117,7 @@ class Serving:
             memory=self.memory,
             meter=meter,
         )
+        self.shadow = self._shadow()
 
     def _board(self, prepare: Any) -> Board:
         settings = self.settings
@@ -221,6 +223,28 @@ class Serving:
             once=ask,
             is_drained=lambda source: source in self.steer.drained,
         )
+
+    def _shadow(self) -> Shadow | None:
+        """What reads some answers again from the tiers behind them, if the config wants that."""
+        want = self.settings.policy.shadow
+        if want is None or not want.share:
+            return None
+        return Shadow(
+            self.clock,
+            share=want.share,
+            max_per_s=want.max_per_s,
+            fetch=self.fetch,
+            memory=self.memory,
+            origins={name: source.role for name, source in self.settings.sources.items()},
+            timeouts=self.timeouts,
+            may_ask=self._is_calm,
+        )
+
+    def _is_calm(self, source: str) -> bool:
+        """Whether a source can bear reads that nobody waits for: every breaker is closed, and it is not drained."""
+        gates = [] if self.breaker is None else [*self.breaker.gates.values()]
+        gates += [gate for shards in self.shards.values() for gate in list(shards.gates.values())]
+        return source not in self.steer.drained and all(gate.state is State.CLOSED for gate in gates)
 
     def to_probe(self) -> list[str]:
         """Sources that are due to be probed off the request path."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from featurechaos.clock import Clock
@@ -27,6 +27,8 @@ class Status:
     clock: Clock
     control: str | None = None
     """Where orders are taken from other processes, once they are."""
+    models: list[Callable[[], Mapping[str, Any]]] = field(default_factory=list)
+    """What says, model by model, how its decisions would differ on each tier."""
 
     def told(self, *, requests: bool = True) -> dict[str, Any]:
         """All of it as plain values; without `requests`, what is safe to show to anybody on this machine."""
@@ -41,9 +43,19 @@ class Status:
             "views": {name: self._view(name, rules, rows.get(name, {})) for name, rules in self.serving.rules.items()},
             "faults": self._faults(),
             "incidents": incidents.told(),
+            "shadow": self.shadow(),
             "control": self.control,
         }
         return {**told, "degraded_requests": incidents.requests()} if requests else told
+
+    def shadow(self) -> dict[str, Any] | None:
+        """What the tiers behind the first sources would cost, and the decisions of models on them."""
+        if self.serving.shadow is None:
+            return None
+        models: dict[str, Any] = {}
+        for told in self.models:
+            models |= told()
+        return {**self.serving.shadow.told(), "models": models}
 
     def _source(self, name: str, incidents: Incidents) -> dict[str, Any]:
         source = self.settings.sources[name]

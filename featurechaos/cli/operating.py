@@ -64,6 +64,7 @@ def status(config: Config = CONFIG, at: At = None, as_json: Json = False) -> Non
     for title, header, rows in _tables(told):
         if rows:
             put_table(header, rows, title=title)
+    put(*_without(told))
     if told["faults"]:
         put_wrapped(["fault", "share", "left", "applied", "reason"], [_fault(one) for one in told["faults"]])
     else:
@@ -240,6 +241,33 @@ def _tables(told: dict[str, Any]) -> Iterator[tuple[str, list[str], list[list[Te
         for one in told["incidents"]
     ]
     yield "Incidents", ["incident", "state", "began", "ended", "last heard"], over
+
+
+def _without(told: dict[str, Any]) -> Iterator[str]:
+    """What each view would get without its first source, as it was found lately on healthy answers."""
+    for view, tiers in ((told.get("shadow") or {}).get("views") or {}).items():
+        first = told["views"][view]["order"][0]
+        yield f"{view}, if {first} went away now: {'; '.join(map(_tier, tiers))}"
+    for model, prices in ((told.get("shadow") or {}).get("models") or {}).items():
+        flips = [f"{_percent(one['flip_rate'])} on {name}" for name, one in prices.items() if one["pairs"]]
+        if flips:
+            yield f"decisions of model {model} that would be others: {', '.join(flips)}"
+
+
+def _tier(one: dict[str, Any]) -> str:
+    name = one["tier"].replace("_", " ") if one["origin"] in {"LAST_KNOWN", "DEFAULT"} else one["tier"]
+    if not one["answered"]:
+        return f"{name} answers no row" if one["rows"] else f"{name} is not known yet"
+    behind = "" if one["behind_s"] is None else f", {age(one['behind_s'])} behind"
+    return f"{name} answers {_percent(one['answered'])} of rows, {_percent(one['other'])} of them other values{behind}"
+
+
+def _percent(share: float) -> str:
+    """A share that is all or nothing only if it is."""
+    shown_as = f"{100 * share:.1f}"
+    if shown_as in {"0.0", "100.0"} and share not in {0, 1}:
+        return "under 0.1 %" if share < 1 / 2 else "over 99.9 %"
+    return f"{shown_as.removesuffix('.0')} %"
 
 
 _SHARD = {"order": "", "is_empty": False}

@@ -61,7 +61,7 @@ def bypassed(policy: Policy, policies: Mapping[str, ViewPolicy]) -> tuple[Policy
 
     A view that no online source is asked for stays as it is.
     """
-    plain = dict.fromkeys(("retry", "breaker", "empty", "hedge", "last_known"))
+    plain = dict.fromkeys(("retry", "breaker", "empty", "hedge", "shadow", "last_known"))
     return policy.model_copy(update=plain), {
         name: replace(one, order=one.online[:1], online=one.online[:1], local=(), last_known=None)
         if one.online

@@ -105,6 +105,15 @@ class Hedge(Spec):
     """The most, and before 32 calls are measured; null: half of the source's timeout_s."""
 
 
+class Shadow(Spec):
+    """Reading some healthy answers again from every tier behind the first source, to know what those would cost."""
+
+    share: Share = 0.01
+    """Of the requests, drawn by their ids."""
+    max_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False), _NO_BOOL] = 10
+    """The most requests that are read again in a second: so many reads more for each replica, and no more."""
+
+
 class Policy(Spec):
     """What is done when a source is slow, down, empty or old."""
 
@@ -115,6 +124,7 @@ class Policy(Spec):
     breaker: Breaker | None = Breaker()
     empty: Empty | None = Empty()
     hedge: Hedge | None = None
+    shadow: Shadow | None = None
     last_known: LastKnown | None = LastKnown()
     on_missing: OnMissing = "accept"
     on_expired: OnExpired = "fallback"

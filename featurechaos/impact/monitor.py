@@ -7,7 +7,6 @@ of the request id and two counters, and no failure there ever reaches the caller
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import logging
 import os
@@ -25,9 +24,11 @@ from featurechaos.impact.attribution import attribute
 from featurechaos.impact.detectors import Cusum
 from featurechaos.impact.kind import PROBABILITY, Kind
 from featurechaos.impact.pairs import Ledger, PairKey, Pairs, Scored
+from featurechaos.impact.prices import Prices
 from featurechaos.impact.report import Report
 from featurechaos.impact.scoring import Inputs, ResponseLike, Scores, Threshold, as_scores, decider, scorer
 from featurechaos.impact.shadow import Shadow
+from featurechaos.sampling import is_sampled
 
 _log = logging.getLogger(__name__)
 
@@ -107,11 +108,16 @@ class ImpactMonitor:
         _MONITORS.add(self)
         if hasattr(client, "count_pairs"):
             client.count_pairs(_told_while_alive(self))
+        shadow = getattr(getattr(client.settings, "policy", None), "shadow", None)
+        self._shadow_share = 0.0 if shadow is None else float(shadow.share)
+        if self._shadow_share and hasattr(client, "on_shadow"):
+            client.on_shadow(*_priced_while_alive(self))
 
     def _begin(self, *, is_closed: bool) -> None:
         """Start counting from nothing; again in a forked child, which has none of the parent's threads."""
         self._ledger = Ledger(self._kind)
         self._cusum = None if self._flip_budget is None else Cusum(self._flip_budget)
+        self._prices = Prices(self._score, self._decide, self._kind)
         self._shadow = Shadow(self._pair, most_rows=self._most_queued_rows, is_closed=is_closed)
         self._logged: set[type[Exception]] = set()
 
@@ -156,6 +162,13 @@ class ImpactMonitor:
         alarm = None if self._cusum is None else self._cusum.alarm
         return Report(self._ledger.snapshot(), alarm, (self._model,))
 
+    def tiers(self) -> dict[str, dict[str, Any]]:
+        """What each tier behind the first source would do to decisions, as far as `policy.shadow` has drawn requests.
+
+        tier -> `pairs` (rows scored as served and on the tier), `flips`, `flip_rate`, `mean_abs_delta`, `failed`.
+        """
+        return self._prices.told()
+
     def pairs_snapshot(self) -> Mapping[PairKey, tuple[int, int]]:
         """(pairs, flips) by (model, view, cause, origin), for a metrics collector.
 
@@ -166,6 +179,8 @@ class ImpactMonitor:
 
     def _take(self, response: ResponseLike, scores: Scores, inputs: Inputs) -> None:
         rows = len(scores)
+        if self._shadow_share and is_sampled(response.request_id, self._shadow_share):
+            self._prices.expect(response, scores.copy(), _kept(inputs))
         if not is_sampled(response.request_id, self._sample_share):
             self._ledger.count(predictions=rows)
             return
@@ -238,17 +253,6 @@ class ImpactMonitor:
             )
 
 
-def is_sampled(request_id: str, share: float) -> bool:
-    """Whether a request is among the `share` to pair; the same answer in every process.
-
-    It is if the first 8 bytes of its id's blake2b, big-endian, are below share * 2**64.
-    """
-    if share in (0, 1):
-        return bool(share)
-    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2.0**64
-
-
 def _share_of(spec: Any) -> float:
     return 0.0 if spec is None else float(spec.sample_share)
 
@@ -278,6 +282,21 @@ def _told_while_alive(monitor: ImpactMonitor) -> Callable[[], Mapping[PairKey, t
         return {} if alive is None else alive.pairs_snapshot()
 
     return pairs
+
+
+def _priced_while_alive(monitor: ImpactMonitor) -> tuple[Callable[..., None], Callable[[], Mapping[str, Any]]]:
+    """What hears of tiers for a monitor, and what tells of it; the client must not keep the monitor alive."""
+    known, model = weakref.ref(monitor), monitor._model  # noqa: SLF001 - the same file
+
+    def hear(request_id: str, priced: Any) -> None:
+        if (alive := known()) is not None:
+            alive._prices.hear(request_id, priced)  # noqa: SLF001 - the same file
+
+    def told() -> Mapping[str, Any]:
+        alive = known()
+        return {} if alive is None else {model: alive.tiers()}
+
+    return hear, told
 
 
 _MONITORS: weakref.WeakSet[ImpactMonitor] = weakref.WeakSet()

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Codes = int | NDArray[np.uint8]
 Flags = bool | NDArray[np.bool_]
 Pairs = Callable[[], Mapping[Any, tuple[int, int]]]
+Shadowed = Callable[[], Mapping[str, dict[Labels, float | Distribution]]]
 
 _ORIGINS, _STATUSES, _CAUSES = len(Origin), max(Status) + 1, len(Cause)
 _PRESENT = int(Status.PRESENT)
@@ -101,6 +102,7 @@ class Counters:
         self._fallbacks: dict[tuple[str, str], list[int]] = {}
         self._exhausted: dict[str, list[int]] = {}
         self._pairs: list[Pairs] = []
+        self._shadow: Shadowed = dict
         self._waiting: deque[tuple[float, int, int, Iterable[tuple[str, Part]]]] = deque()
         self._called: deque[tuple[str, str, float]] = deque()
         _alive.add(self)
@@ -195,6 +197,10 @@ class Counters:
         with self._lock:
             self._pairs.append(fn)
 
+    def shadow_from(self, fn: Shadowed) -> None:
+        """Take what was read again from degraded tiers from here, by the names of `NAMES`."""
+        self._shadow = fn
+
     def read(self) -> dict[str, dict[Labels, float | Distribution]]:
         """Everything by name (without the prefix) and labels, in the order of `NAMES`; a copy, all of one moment.
 
@@ -206,6 +212,7 @@ class Counters:
             asked = list(self._pairs)
         found |= {name: dict(values) for name, values in self.gauges.read().items()}
         found |= _pairs(asked)
+        found |= self._shadow()
         names = [name.removeprefix(PREFIX) for name in NAMES]
         return {name: found.get(name, {}) for name in names}
 

@@ -53,6 +53,14 @@ _ALL = {
     "corrupt_cells_total": Metric("counter", ("view",), "Cells that could not be read in rows that could."),
     "faults_applied_total": Metric("counter", ("fault",), "Reads that a fault changed."),
     "faults_not_applied_total": Metric("counter", ("fault",), "Reads that a fault was due for and could not change."),
+    "shadow_requests_total": Metric("counter", ("outcome",), "Healthy answers drawn to be read again from each tier."),
+    "shadow_rows_total": Metric(
+        "counter", ("view", "source", "origin", "outcome"), "Healthy rows read again: same, other or lacking there."
+    ),
+    "shadow_behind_seconds": Metric(
+        "histogram", ("view", "source", "origin"), "How much older a tier's rows were than those served."
+    ),
+    "shadow_read_seconds": Metric("histogram", ("source",), "Seconds a read of a source in the shadow took."),
     "pairs_total": Metric("counter", ("model", "view", "cause", "origin"), "Predictions scored on clean features too."),
     "flips_total": Metric("counter", ("model", "view", "cause", "origin"), "Pairs whose two decisions differ."),
 }

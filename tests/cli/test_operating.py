@@ -77,6 +77,32 @@ def test_status_can_be_asked_of_the_metrics_endpoint(
     assert "degraded_requests" not in told
 
 
+def test_status_says_what_it_would_be_like_without_the_first_source(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow = "deadline_s: 0.5, shadow: {share: 1.0}, last_known: null"
+    (folder / "featurechaos.yaml").write_text(SERVICE.replace("deadline_s: 0.5", shadow))
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+    with FeatureClient.from_config(folder / "featurechaos.yaml") as client:
+        when = [dt.datetime.fromtimestamp(client.clock.wall() - 1, dt.UTC)] * 3
+        client.write_to_online_store("plane", {"tailnum": ["x", "y", "z"], "seats": [1, 2, 3], "event_timestamp": when})
+        client.store("second").rows |= dict(list(client.store("primary").rows.items())[:2])  # type: ignore[attr-defined]
+        compared = threading.Event()
+        client.on_shadow(
+            lambda *_: compared.set(), lambda: {"delays": {"second": {"pairs": 1000, "flip_rate": 0.0004}}}
+        )
+        client.get_online_features(["plane:seats"], {"tailnum": ["x", "y", "z"]})
+        assert compared.wait(10)
+
+        ran = run("status", "--at", at(client))
+
+    assert (
+        "plane, if primary went away now: second answers 66.7 % of rows, 0 % of them other values, 0 s behind"
+        in ran.out
+    )
+    assert "decisions of model delays that would be others: under 0.1 % on second" in ran.out
+
+
 def test_drain_hold_and_auto(service: FeatureClient, run: Run) -> None:
     ran = run("source", "drain", "primary", "--reason", "change 4711", "--at", at(service))
 

@@ -36,6 +36,7 @@ policy:
             healthy_s: 1.0, ramp_s: 2.0}
   empty: {share: 0.1, min_rows: 200, window_s: 10}
   hedge: null
+  shadow: null
   last_known: {keep_s: 900, max_rows: 200000}
   on_missing: accept               # accept | fallback | default
   on_expired: fallback             # serve | fallback | default

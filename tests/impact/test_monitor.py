@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from featurechaos.errors import RequestError
 from featurechaos.impact import ImpactMonitor, Report
 from featurechaos.impact.kind import Kind
-from featurechaos.impact.monitor import is_sampled
 from featurechaos.impact.pairs import PairKey
 from featurechaos.model import Cause, Origin, Status
+from featurechaos.sampling import is_sampled
 
 
 @dataclass(frozen=True)

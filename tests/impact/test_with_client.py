@@ -15,6 +15,7 @@ from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin
 from featurechaos.errors import StoreUnavailable
 from featurechaos.faults import Outage
 from featurechaos.impact import ImpactMonitor, Report
+from featurechaos.testing import ManualClock
 
 ROWS = 400
 DEFAULT = 0.9
@@ -134,3 +135,52 @@ def test_a_real_outage_without_a_witness_is_not_told_as_quiet(client: FeatureCli
     assert (report.pairs, report.unpaired, report.is_blind) == (0, ROWS, True)
     assert f"NOT MEASURED: {ROWS:,} predictions had no clean features" in str(report)
     assert "flips over 2.0%: unknown" in str(report)
+
+
+def test_each_tier_behind_the_source_is_priced_before_it_is_needed() -> None:
+    sources = CONFIG["sources"] | {"second": {"type": "memory"}}  # type: ignore[operator]
+    policy = CONFIG["policy"] | {"shadow": {"share": 1.0, "max_per_s": 1000}}  # type: ignore[operator]
+    stale = np.random.default_rng(42).random(ROWS).astype(np.float32)
+    stale[300:] = RISK[300:]
+    with FeatureClient.from_config(CONFIG | {"sources": sources, "policy": policy}, clock=ManualClock()) as client:
+        then = np.full(ROWS, int((client.clock.wall() - 60) * 1e6)).astype("M8[us]")
+        for store, risks, rows in (("primary", RISK, ROWS), ("second", stale, 360)):
+            kept = {"tail": np.arange(rows), "risk": risks[:rows], "event_timestamp": then[:rows]}
+            client.store(store).write(client._batch("plane", kept), client.clock.monotonic() + 5)
+        with ImpactMonitor(client, predict=risk, threshold=0.5, sample_share=0.0) as monitor:
+            for keys in batches():
+                monitor.predict(client.get_online_features(["plane:risk"], keys))
+                while client._compare() == 0.0:
+                    pass
+
+            prices = monitor.tiers()
+            told = client.status()["shadow"]["models"]
+
+    flips = int(((RISK >= 0.5) != (stale >= 0.5))[:360].sum())
+    assert (prices["second"]["pairs"], prices["second"]["flips"], prices["second"]["failed"]) == (360, flips, 0)
+    assert prices["second"]["mean_abs_delta"] == pytest.approx(float(np.abs(RISK - stale)[:360].mean()), rel=1e-5)
+    assert prices["default"]["pairs"] == ROWS
+    assert prices["default"]["flips"] == int((RISK < 0.5).sum())
+    assert told == {"default": prices}
+
+
+def test_a_model_that_fails_on_a_tier_is_counted_and_the_others_are_not_hurt() -> None:
+    def predict(response: Any) -> NDArray[np.float32]:
+        scores = risk(response)
+        if (scores == np.float32(DEFAULT)).all():
+            raise ValueError("not this one")
+        return scores
+
+    sources = CONFIG["sources"] | {"second": {"type": "memory"}}  # type: ignore[operator]
+    policy = CONFIG["policy"] | {"shadow": {"share": 1.0}}  # type: ignore[operator]
+    with FeatureClient.from_config(CONFIG | {"sources": sources, "policy": policy}, clock=ManualClock()) as client:
+        then = np.full(ROWS, int((client.clock.wall() - 60) * 1e6)).astype("M8[us]")
+        for store in ("primary", "second"):
+            kept = {"tail": np.arange(ROWS), "risk": RISK, "event_timestamp": then}
+            client.store(store).write(client._batch("plane", kept), client.clock.monotonic() + 5)
+        with ImpactMonitor(client, predict=predict, threshold=0.5, sample_share=0.0) as monitor:
+            monitor.predict(client.get_online_features(["plane:risk"], batches()[0]))
+            client._compare()
+
+            assert monitor.tiers()["default"]["failed"] == 20
+            assert (monitor.tiers()["second"]["pairs"], monitor.tiers()["second"]["flips"]) == (20, 0)
