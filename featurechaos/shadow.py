@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ne
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from featurechaos.clock import Clock
 from featurechaos.codec import Rows, decode
+from featurechaos.codec.layout import BITMAP_AT
 from featurechaos.effects import Next, Plan
 from featurechaos.errors import StoreError
 from featurechaos.locks import Locked
@@ -79,7 +81,7 @@ Listener = Callable[[str, Sequence[Priced]], None]
 
 @dataclass(slots=True)
 class Change:
-    """How one feature's values differ: in how many rows, and by how much where both are finite numbers."""
+    """How one feature's values differ: in how many rows, and by how much in those of them that are finite numbers."""
 
     other: int = 0
     numbers: int = 0
@@ -461,16 +463,20 @@ def _mixed(clean: Part, part: Part, usable: Flags) -> Part:
 
 
 def _figures(served: Response, degraded: Response, view: str, counted: Flags, answered: Flags) -> Figures:
-    other = np.zeros(len(served), bool)
-    features = {}
-    for full in served.features:
-        of, _, name = full.partition(":")
-        if of == view:
-            ours, theirs = served.columns[full], degraded.columns[full]
-            our_nulls, their_nulls = served.nulls[full], degraded.nulls[full]
-            unlike = differs(ours, theirs, our_nulls, their_nulls) & answered
-            features[name] = _change(ours, theirs, unlike, answered & ~(our_nulls | their_nulls))
-            other |= unlike
+    rows, tier_rows = served.answers[view].rows, degraded.answers[view].rows
+    # Most rows are the same to the bit; a default stands for a row that has no bits.
+    is_stored = degraded.provenance(view).origin != Origin.DEFAULT
+    at = np.flatnonzero(answered & (_unlike(rows, tier_rows) | ~is_stored))
+    other = np.zeros(len(at), bool)
+    features = {name: Change() for name in _names(served, view)}
+    for name in features if len(at) else ():
+        full = f"{view}:{name}"
+        ours, theirs = served.columns[full][at], degraded.columns[full][at]
+        our_nulls, their_nulls = served.nulls[full][at], degraded.nulls[full][at]
+        unlike = differs(ours, theirs, our_nulls, their_nulls)
+        numbers = unlike & ~(our_nulls | their_nulls)
+        features[name] = _change(ours[numbers], theirs[numbers], int(unlike.sum()))
+        other |= unlike
     time, their_time = served.provenance(view).event_time, degraded.provenance(view).event_time
     dated = answered & (time != NO_TIME_US) & (their_time != NO_TIME_US)
     behind_s = np.maximum(time[dated] - their_time[dated], 0) / 1e6
@@ -482,10 +488,19 @@ def _figures(served: Response, degraded: Response, view: str, counted: Flags, an
     return figures
 
 
-def _change(ours: NDArray[Any], theirs: NDArray[Any], unlike: Flags, numbers: Flags) -> Change:
-    change = Change(int(unlike.sum()))
-    if ours.dtype.kind in "fiu" and ours.ndim == 1:
-        size = np.abs(ours[numbers].astype(np.float64) - theirs[numbers].astype(np.float64))
+def _unlike(ours: Rows, theirs: Rows) -> Flags:
+    """Rows whose values may differ, since what is stored of them does."""
+    unlike: Flags = (ours.words[:, BITMAP_AT:] != theirs.words[:, BITMAP_AT:]).any(axis=1)
+    tails, their_tails = ours.tails, theirs.tails
+    if tails is not None and their_tails is not None:
+        unlike |= np.fromiter(map(ne, tails, their_tails), bool, len(tails))
+    return unlike
+
+
+def _change(ours: NDArray[Any], theirs: NDArray[Any], other: int) -> Change:
+    change = Change(other)
+    if ours.dtype.kind in "fiu" and ours.ndim == 1 and len(ours):
+        size = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
         size = size[np.isfinite(size)]
         change.numbers, change.total, change.most = len(size), float(size.sum()), float(size.max(initial=0.0))
     return change
@@ -512,11 +527,18 @@ def _stores(answers: Mapping[str, ViewAnswer]) -> dict[str, list[str]]:
     return stores
 
 
+def _names(response: Response, view: str) -> list[str]:
+    """The features asked of a view."""
+    return [name for of, _, name in (full.partition(":") for full in response.features) if of == view]
+
+
 def _defaulted(response: Response) -> list[str]:
     """The views of which a requested feature has a default."""
-    full = [each.partition(":") for each in response.features]
-    answers = response.answers
-    return list(dict.fromkeys(view for view, _, name in full if answers[view].view.feature[name].default is not None))
+    return [
+        view
+        for view, answer in response.answers.items()
+        if any(answer.view.feature[name].default is not None for name in _names(response, view))
+    ]
 
 
 def _share(part: int, whole: int) -> float | None:
