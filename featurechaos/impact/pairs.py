@@ -202,9 +202,9 @@ class Ledger:
 
     def _add_to(self, ours: dict[_K, _Running], theirs: Mapping[_K, Block]) -> None:
         for key, block in theirs.items():
-            if key not in ours:
-                ours[key] = _Running(self._kind)
-            ours[key].add(block)
+            if (running := ours.get(key)) is None:
+                running = ours[key] = _Running(self._kind)
+            running.add(block)
 
     def count(
         self, *, predictions: int = 0, sampled: int = 0, unpaired: int = 0, dropped: int = 0, failed: int = 0
@@ -234,7 +234,7 @@ class _Running:
         self._kind, self._counts, self._most = kind, Block.empty(kind).counts.copy(), 0
 
     def add(self, block: Block) -> None:
-        self._counts += block.counts
+        np.add(self._counts, block.counts, self._counts)
         self._most = max(self._most, block.most)
 
     def block(self) -> Block:

@@ -143,6 +143,19 @@ def test_decisions_may_be_one_of_several() -> None:
     assert (got.alerts_served, got.alerts_reference) == (4, 4)
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
+def test_decisions_are_counted_by_what_two_say_together(decisions: list[tuple[int, int]]) -> None:
+    served, reference = np.array(decisions).T
+
+    got = Block.of(served / 4, reference / 4, served, reference)
+
+    wanted = [0] * 6
+    for up, ref in decisions:
+        both = up > 0 and ref > 0
+        wanted[4 if both and up > ref else 5 if both and up < ref else 2 * (up > 0) + (ref > 0)] += 1
+    assert got.to_dict()["decided"] == wanted
+
+
 def test_decisions_of_bool_and_int_count_alike() -> None:
     rng = np.random.default_rng(5)
     served, reference = rng.random(200), rng.random(200)
@@ -163,6 +176,18 @@ def test_scores_of_another_range_are_told_in_their_own_units() -> None:
     assert got.mean_abs_delta == pytest.approx(40, abs=1e-3)
     assert got.max_abs_delta == pytest.approx(60, abs=1e-3)
     assert got.served_bins[0] == got.served_bins[63] == 1
+
+
+@pytest.mark.parametrize("width", [0.9, 3.6, 15.3, 660.0])
+@pytest.mark.parametrize("low", [-0.3, 0.0])
+def test_the_last_number_within_the_range_lands_in_the_last_bin(low: float, width: float) -> None:
+    kind = Kind("narrow", low, low + width)
+    last, first = np.array([np.nextafter(kind.high, low)]), np.array([low])
+
+    got = Block.of(last, first, last > low, first > low, kind=kind)
+
+    assert (got.served_bins[63], got.delta_bins[63], got.reference_bins[0]) == (1, 1, 1)
+    assert (got.pairs, got.flips_up, got.served_bins.sum()) == (1, 1, 1)
 
 
 def test_rounding_just_outside_the_range_lands_in_the_end_bins() -> None:
