@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import Layout, Rows, column, columns, nulls
+from featurechaos.codec import Layout, Rows, Selection, column, columns, dated, has_nulls, lists, nulls
 from featurechaos.codec.inputs import is_null
 from featurechaos.entities import Entities
 from featurechaos.errors import RequestError
@@ -81,13 +80,16 @@ class Wants:
         outs: the names they go out under.
         by_name: both names of each -> it.
         keys: join key column -> the first view that wants it.
+        defaulting: the views of which some feature has a default.
     """
 
     def __init__(self, features: Sequence[Wanted], keys: Mapping[str, View]) -> None:
         self.features, self.keys = tuple(features), keys
         self.outs = [one.out for one in features]
         self.by_name = {one.full: one for one in features} | {one.out: one for one in features}
+        self.defaulting = frozenset(one.view for one in features if one.feature.default is not None)
         self._sisters: dict[str, list[str]] = {}
+        self._selections: dict[str, Selection] = {}
 
     def sisters(self, one: Wanted, layout: Layout) -> list[str]:
         """The names that go out of one feature's run, where those are all of its scalars in its order; else none."""
@@ -97,6 +99,13 @@ class Wants:
             scalars = [spot.feature.name for spot in sorted(spots, key=lambda spot: spot.at)]
             wanted = {each.feature.name: each.out for each in self.features if each.view == one.view}
             found = self._sisters[one.out] = [wanted[name] for name in scalars] if wanted.keys() >= {*scalars} else []
+        return found
+
+    def selection(self, view: str, layout: Layout) -> Selection:
+        """Those of one view that have a fixed width."""
+        if (found := self._selections.get(view)) is None:
+            wanted = {one.feature.name: one.out for one in self.features if one.view == view}
+            found = self._selections[view] = Selection.of(layout, wanted)
         return found
 
 
@@ -194,6 +203,12 @@ class ViewAnswer:
         online = (truth.origin == Origin.PRIMARY) | (truth.origin == Origin.REPLICA)
         return np.asarray(~(((truth.status == Status.PRESENT) & online) | (truth.status == Status.NOT_FOUND)))
 
+    @property
+    def may_default(self) -> bool:
+        """Whether a row may have come from the defaults."""
+        origin = self.part.origin
+        return not isinstance(origin, int) or origin == Origin.DEFAULT
+
     def column(self, feature: Feature) -> NDArray[Any]:
         values = column(self.rows, feature.name)
         if (defaulted := self._defaulted(feature)) is not None:
@@ -208,8 +223,7 @@ class ViewAnswer:
         return absent
 
     def _defaulted(self, feature: Feature) -> Flags | None:
-        origin = self.part.origin
-        if feature.default is None or (isinstance(origin, int) and origin != Origin.DEFAULT):
+        if feature.default is None or not self.may_default:
             return None
         defaulted: Flags = self.provenance.origin == Origin.DEFAULT
         return defaulted if defaulted.any() else None
@@ -370,12 +384,15 @@ class Response:
             out[name] = _typed_key(self._entities.column(name, view), name, view)
             if include_event_timestamps:
                 out[f"{name}__ts"] = [0] * len(self)
+        seconds = {view: self._seconds(view) for view in self.views} if include_event_timestamps else {}
+        made = self._lists()
+        no_nulls = self._no_nulls() if len(made) < len(self._wants.features) else set()
         for one in self._wants.features:
-            out[one.out] = _python(self.columns[one.full], self.nulls[one.full])
+            if (values := made.get(one.out)) is None:
+                values = _python(self.columns[one.out], None if one.view in no_nulls else self.nulls[one.out])
+            out[one.out] = values
             if include_event_timestamps:
-                event_time = self.provenance(one.view).event_time
-                seconds = np.where(event_time == NO_TIME_US, 0, event_time // 1_000_000)
-                out[f"{one.out}__ts"] = seconds.tolist()
+                out[f"{one.out}__ts"] = seconds[one.view].copy()
         if include_provenance:
             out.update(self._provenance_columns())
         return out
@@ -451,6 +468,29 @@ class Response:
     def _null(self, one: Wanted) -> dict[str, Flags]:
         return {one.out: self._answers[one.view].nulls(one.feature)}
 
+    def _lists(self) -> dict[str, list[Any]]:
+        """Features by the names they go out under, straight from rows of which nobody has a column yet."""
+        made: dict[str, list[Any]] = {}
+        if "columns" in self.__dict__ or "nulls" in self.__dict__:
+            return made
+        for view, answer in self._answers.items():
+            if not answer.rows.ready and not (view in self._wants.defaulting and answer.may_default):
+                made.update(lists(answer.rows, self._wants.selection(view, answer.rows.layout)))
+        return made
+
+    def _no_nulls(self) -> set[str]:
+        """Views in which nothing is null, and nobody may have written otherwise."""
+        if "nulls" in self.__dict__:
+            return set()
+        every = ((view, answer.rows) for view, answer in self._answers.items())
+        return {view for view, rows in every if None not in rows.ready and not has_nulls(rows.words, rows.layout)}
+
+    def _seconds(self, view: str) -> list[int]:
+        """Each row's event time, whole seconds; 0 where there is none."""
+        event_time = self.provenance(view).event_time
+        seconds: list[int] = np.where(event_time == NO_TIME_US, 0, event_time // 1_000_000).tolist()
+        return seconds
+
     def _provenance_columns(self) -> dict[str, list[Any]]:
         flat: dict[str, list[Any]] = {
             "fc_degraded": self.degraded.tolist(),
@@ -463,15 +503,15 @@ class Response:
         return flat
 
 
-def _python(values: NDArray[Any], absent: Flags) -> list[Any]:
+def _python(values: NDArray[Any], absent: Flags | None) -> list[Any]:
     """A column as Python values, null as None."""
     if values.dtype.kind == "M":
-        out = [_dated(v) for v in values.tolist()]
+        out = [dated(value) for value in values.tolist()]
     elif values.dtype == object:
-        return [_plain(v) for v in values.tolist()]
+        return [_plain(value) for value in values.tolist()]
     else:
         out = values.tolist()
-    if absent.any():
+    if absent is not None and absent.any():
         for row in np.flatnonzero(absent).tolist():
             out[row] = None
     return out
@@ -480,30 +520,30 @@ def _python(values: NDArray[Any], absent: Flags) -> list[Any]:
 def _plain(value: Any) -> Any:
     """One string, bytes, list or vector."""
     if isinstance(value, list) and value and isinstance(value[0], np.datetime64):
-        return [_dated(one.item()) for one in value]
+        return [dated(one.item()) for one in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _dated(value: Any) -> Any:
-    """A date as UTC; one that Python has no datetime for stays the microseconds it is."""
-    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
 
 def _typed_key(values: Any, name: str, view: View) -> list[Any]:
     """A join key's column as Python values of its declared type; null as None."""
     dtype = next(key.dtype for key in view.join_keys if key.column == name)
+    is_whole = dtype.base in ("int32", "int64")
+    if type(values) is list and set(map(type, values)) == {int if is_whole else str}:
+        return values.copy()
     if isinstance(values, np.ndarray) and values.dtype.kind != "M":
         plain = values.tolist()
+        if type(values) is np.ndarray and values.dtype.kind in "iu" and is_whole:
+            return list(plain)
     else:
         plain = [_item(value) for value in values]
-    if dtype.base in ("int32", "int64"):
+    if is_whole:
         return [None if is_null(value) else int(value) for value in plain]
     return [None if is_null(value) else value for value in plain]
 
 
 def _item(value: Any) -> Any:
     if isinstance(value, np.datetime64):
-        return _dated(value.astype("M8[us]").item())
+        return dated(value.astype("M8[us]").item())
     if isinstance(value, np.generic):
         return value.item()
     return value.as_py() if hasattr(value, "as_py") else value

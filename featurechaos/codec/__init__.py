@@ -34,6 +34,7 @@ from __future__ import annotations
 from featurechaos.codec.hashing import MOST_ROW_BYTES
 from featurechaos.codec.keys import Keys, encode_key, encode_keys
 from featurechaos.codec.layout import HEADER_BYTES, Layout, Words
+from featurechaos.codec.lists import Selection, dated, has_nulls, lists
 from featurechaos.codec.read import decode, verify, whole
 from featurechaos.codec.rows import Rows, column, columns, nulls
 from featurechaos.codec.write import encode, encode_tombstones, pack, seal
@@ -44,14 +45,18 @@ __all__ = [
     "Keys",
     "Layout",
     "Rows",
+    "Selection",
     "Words",
     "column",
     "columns",
+    "dated",
     "decode",
     "encode",
     "encode_key",
     "encode_keys",
     "encode_tombstones",
+    "has_nulls",
+    "lists",
     "nulls",
     "pack",
     "seal",

@@ -75,3 +75,8 @@ def filled() -> FeatureClient:
     write(client, "text", a=["x", "x"], b=[1, 2], s=["x1", "x2"])
     write(client, "all", k=[1, 2], **{NAMES[dtype]: [value, None] for dtype, (value, *_) in DTYPES.items()})
     return client
+
+
+def same(got: Any, wanted: Any) -> bool:
+    """Equality in which NaN is NaN."""
+    return repr(np.asarray(got).tolist()) == repr(np.asarray(wanted).tolist())

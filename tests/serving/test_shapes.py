@@ -16,7 +16,7 @@ from featurechaos import FeatureClient, Origin, RequestError, Response
 from featurechaos.errors import StoreUnavailable
 from featurechaos.model import DType
 from featurechaos.testing import ManualClock
-from tests.serving.kit import CLOCK_S, DTYPES, NAMES, NOW, client_of, filled, store_of, write
+from tests.serving.kit import CLOCK_S, DTYPES, NAMES, NOW, client_of, filled, same, store_of, write
 
 EVERY = list(DTYPES)
 
@@ -30,11 +30,6 @@ def client() -> Iterator[FeatureClient]:
 def get(client: FeatureClient, *dtypes: str, keys: Any = (1, 2, 9), **more: Any) -> Response:
     """A row of values, a row of nulls and a row that is not there."""
     return client.get_online_features([f"all:{NAMES[dtype]}" for dtype in dtypes], {"k": list(keys)}, **more)
-
-
-def same(got: Any, wanted: Any) -> bool:
-    """Equality in which NaN is NaN."""
-    return repr(np.asarray(got).tolist()) == repr(np.asarray(wanted).tolist())
 
 
 @pytest.mark.parametrize("dtype", EVERY)
