@@ -71,8 +71,7 @@ class Observer:
             for source, watch in serving.empty.watches.items():
                 gauges.add("source_empty", {"source": source}, lambda watch=watch: float(watch.is_empty))  # type: ignore[misc]
         self._watch_extra(serving)
-        if serving.shadow is not None:
-            self.counters.shadow_from(serving.shadow.metrics)
+        self.counters.shadow_from(dict if serving.shadow is None else serving.shadow.metrics)
         for view, rules in serving.rules.items():
             base = self._settings.views[view].base
             for source in rules.local:
