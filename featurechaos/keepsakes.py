@@ -71,6 +71,10 @@ class Keepsakes(Locked):
         if (writer := getattr(self, "_writer", None)) is not None:
             os.close(writer)
 
+    def follow(self, memory: LastKnown, layouts: Mapping[str, int]) -> None:
+        """Keep the rows of this memory from now on; the files of views that it has no room for go."""
+        self._memory, self._layouts = memory, {**self._layouts, **layouts}
+
     def load(self) -> None:
         """Take in what an earlier process has left; once. Never raises: what can't be read is not there."""
         with self._lock:

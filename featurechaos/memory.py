@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TypeVar
@@ -87,7 +87,7 @@ class LastKnown(Locked):
     `aside_s` is how long rows that were said not to exist are kept aside, at most an eighth as many as are held.
     """
 
-    def __init__(self, clock: Clock, keeps: dict[str, Keep], *, aside_s: float = 0.0) -> None:
+    def __init__(self, clock: Clock, keeps: Mapping[str, Keep], *, aside_s: float = 0.0) -> None:
         super().__init__()
         self._clock, self._keeps, self._aside_s = clock, keeps, aside_s
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
@@ -95,6 +95,20 @@ class LastKnown(Locked):
         self._turn = 0
         self._buried: dict[str, dict[bytes, tuple[int, float]]] = {view: {} for view in keeps}
         self._aside: dict[str, dict[bytes, tuple[bytes, float]]] = {view: {} for view in keeps}
+
+    def under(self, keeps: Mapping[str, Keep], *, aside_s: float) -> LastKnown:
+        """The same rows under other bounds, for the reads that begin from now on; none of a view that is left out.
+
+        Reads under way go on with this one. What they write, forget or bury in the rows of both is so in both.
+        """
+        nothing = dict.fromkeys(self._keeps, Keep(0.0, 0, 0.0))
+        heir = LastKnown(self._clock, {**nothing, **keeps}, aside_s=aside_s)
+        with self._lock:
+            heir._lock = self._lock  # the rows are shared, so is what guards them
+            for view in keeps.keys() & self._keeps.keys():
+                heir._generations[view] = tuple(_within(self._generations[view], keeps[view].max_rows))
+                heir._buried[view], heir._aside[view] = self._buried[view], self._aside[view]
+        return heir
 
     def keep(self, views: tuple[str, ...], ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> None:
         """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
@@ -315,6 +329,18 @@ class LastKnown(Locked):
     def _most(keep: Keep) -> int:
         """How many rows one generation may hold."""
         return max(1, keep.max_rows // GENERATIONS)
+
+
+def _within(generations: Iterable[_Generation], most: int) -> Iterator[_Generation]:
+    """The newest of these rows, as many as are allowed."""
+    for generation in generations:
+        if most <= 0:
+            return
+        if len(generation.rows) > most:
+            rows = dict(islice(generation.rows.items(), most))
+            generation = _Generation(generation.begun, rows, size=_size(rows))  # noqa: PLW2901 - a shorter one
+        most -= len(generation.rows)
+        yield generation
 
 
 def _size(rows: dict[bytes, bytes]) -> int:

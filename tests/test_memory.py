@@ -196,3 +196,53 @@ def test_a_row_seen_again_is_not_written_again_before_it_is_due() -> None:
     memory.keep(("v", "w"), ids(1), ([b"new"], [b"new"]))
 
     assert memory.find("w", ids(1)) == [b"new"], "the shortest of their times holds"
+
+
+# Under other bounds.
+
+
+def test_rows_go_on_under_other_bounds_the_newest_first() -> None:
+    clock = ManualClock()
+    memory = memory_of(clock, keep_s=80, max_rows=80)
+    memory.keep(("v",), ids(*range(8)), ([b"old"] * 8,))
+    clock.advance(11)
+    memory.keep(("v",), ids(*range(8, 16)), ([b"new"] * 8,))
+
+    heir = memory.under({"v": Keep(keep_s=40, max_rows=11)}, aside_s=0.0)
+
+    assert heir.find("v", ids(*range(8, 16))) == [b"new"] * 8
+    assert heir.find("v", ids(*range(8))) == [b"old"] * 3 + [None] * 5
+    assert heir.size("v") == 11
+    clock.advance(30)
+    assert heir.find("v", ids(0, 8)) == [None, b"new"]
+    assert memory.find("v", ids(0, 8)) == [b"old", b"new"], "reads under way have theirs"
+
+
+def test_a_view_that_is_left_out_has_no_rows_and_takes_none() -> None:
+    memory = memory_of(ManualClock())
+    memory.keep(("v",), ids(1), ([b"a"],))
+    memory.keep(("w",), ids(1), ([b"b"],))
+
+    heir = memory.under({"w": Keep()}, aside_s=10.0)
+
+    heir.keep(("v",), ids(2), ([b"c"],))
+    heir.bury("v", ids(3), [7])
+    heir.doubt("v", ids(2))
+    assert (heir.size("v"), heir.take("v"), heir.find("v", ids(1, 2))) == (0, [], [None, None])
+    assert heir.find("w", ids(1)) == [b"b"]
+    again = heir.under({"v": Keep(), "w": Keep()}, aside_s=0.0)
+    again.keep(("v",), ids(2), ([b"c"],))
+    assert again.find("v", ids(1, 2)) == [None, b"c"]
+
+
+def test_what_either_buries_is_buried_for_both() -> None:
+    old = memory_of(ManualClock())
+    old.keep(("v",), ids(1, 2), ([bytes(24), bytes(24)],))
+    heir = old.under({"v": Keep(), "w": Keep()}, aside_s=0.0)
+
+    heir.bury("v", ids(1), [7])
+    old.bury("v", ids(2), [7])
+    old.keep(("v",), ids(1, 2, 3), ([bytes(24)] * 3,))
+
+    assert heir.find("v", ids(1, 2, 3)) == [None, None, bytes(24)]
+    assert old.find("v", ids(1, 2, 3)) == [None, None, bytes(24)]

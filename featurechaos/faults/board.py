@@ -114,7 +114,7 @@ class Board(Locked):
         views: Sequence[str],
     ) -> None:
         super().__init__()
-        self._clock, self._max_share = clock, max_share
+        self._clock, self.max_share = clock, max_share
         self._refusal, self._prepare = refusal, prepare
         self._sources, self._views = tuple(sources), tuple(views)
         self.active: tuple[Lease, ...] = ()
@@ -154,10 +154,10 @@ class Board(Locked):
         with self._lock:
             live = self.live()
             exposure = sum(lease.exposure for lease in (*live, *leases))
-            if exposure > self._max_share + 1e-9:
+            if exposure > self.max_share + 1e-9:
                 msg = (
                     f"chaos.max_share: wanted share and control groups of all active faults within "
-                    f"{self._max_share}, got {exposure:g}"
+                    f"{self.max_share}, got {exposure:g}"
                 )
                 raise ChaosRefused(msg)
             self.active = (*live, *leases)

@@ -10,7 +10,7 @@ Probes are a keeper's, who reads off the request path what users last asked for;
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
@@ -104,6 +104,12 @@ class Gate(Locked):
             if self.held_at is not None:
                 self.since += now - self.held_at
             self.held_at = None
+
+    def limit(self, limits: Limits, now: float) -> None:
+        """Go by other limits from where it stands; who keeps the probes looks again when they are due."""
+        with self._lock:
+            if limits != self.limits:
+                self.limits, self._bad_until, self._kept_until = limits, now + limits.window_s, -inf
 
     @property
     def healthy_s(self) -> float:
@@ -254,6 +260,11 @@ class Breaker:
         self.wanted: dict[str, Request] = {}
         """What users last asked of a source that was not asked: what a keeper reads of it."""
 
+    def limit(self, limits: Limits) -> None:
+        """Go by other limits; what is open stays open."""
+        for gate in self.gates.values():
+            gate.limit(limits, self._clock.monotonic())
+
     def __call__(self, request: Request, inner: Next, *, is_keeper: bool = False) -> Plan[Reading]:
         gate, source = self.gates[request.source], request.source
         permit: Permit | None
@@ -310,10 +321,10 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One call of a shard."""
+    """One call of a shard; without a gate it is not counted."""
 
     name: str
-    gate: Gate
+    gate: Gate | None
     permit: Permit
     begun: float
 
@@ -322,13 +333,14 @@ class ShardGates(Locked):
     """A gate for each shard of one source, told as `source/shard`; a store of several servers asks it.
 
     Bounded by what `keep` is told. `tell` hears notes; `watch` each gate by its name, and None once it is forgotten.
+    Without limits all shards are asked.
     """
 
     def __init__(
         self,
         source: str,
         clock: Clock,
-        limits: Limits,
+        limits: Limits | None,
         *,
         timeout_s: float,
         rng: Random,
@@ -344,6 +356,8 @@ class ShardGates(Locked):
         """The right to ask a shard once, or None while it is not to be asked; each is settled."""
         now, name = self._clock.monotonic(), f"{self._source}/{shard}"
         gate = self.gates.get(name) or self._made(name, now)
+        if gate is None:
+            return _Asked(name, None, _UNCOUNTED, now)
         permit = gate.admit(now)
         if permit is None:
             return None
@@ -357,6 +371,8 @@ class ShardGates(Locked):
         seconds = now - asked.begun
         is_hurried = isinstance(error, StoreTimeout) and seconds < _FAIR_SHARE * self._timeout_s
         succeeded = None if is_left or is_hurried else error is None
+        if asked.gate is None:
+            return
         changed = asked.gate.settle(asked.permit, now, succeeded=succeeded, seconds=seconds)
         if changed is not None:
             reason = str(error) if error is not None else _WHY[changed]
@@ -364,23 +380,38 @@ class ShardGates(Locked):
 
     def keep(self, shards: Sequence[str]) -> None:
         """Forget every shard but these."""
-        names = {f"{self._source}/{shard}" for shard in shards}
+        self._forget({f"{self._source}/{shard}" for shard in shards}, why="it is no shard any more")
+
+    def limit(self, limits: Limits | None) -> None:
+        """Go by other limits; what is open stays open, unless there are none."""
         with self._lock:
-            gone = {name: self.gates.pop(name) for name in list(self.gates) if name not in names}
+            self._limits, gates = limits, list(self.gates.values())
+        if limits is None:
+            self._forget(frozenset(), why=OFF)
+            return
+        for gate in gates:
+            gate.limit(limits, self._clock.monotonic())
+
+    def _forget(self, but: Set[str], *, why: str) -> None:
+        with self._lock:
+            gone = {name: self.gates.pop(name) for name in list(self.gates) if name not in but}
         for name, gate in gone.items():
+            gate.hold(self._clock.monotonic())  # calls under way change nothing
             self._watch(name, None)
             if gate.state is not State.CLOSED:
-                self._tell(_TOLD[State.CLOSED], name, {"reason": "it is no shard any more"})
+                self._tell(_TOLD[State.CLOSED], name, {"reason": why})
 
-    def _made(self, name: str, now: float) -> Gate:
+    def _made(self, name: str, now: float) -> Gate | None:
         with self._lock:
             gate = self.gates.get(name)
-            if gate is None:
+            if gate is None and self._limits is not None:
                 gate = self.gates[name] = Gate(self._limits, rng=self._rng, now=now)
                 self._watch(name, gate)
             return gate
 
 
+_UNCOUNTED = Permit(0)
+OFF = "the breaker is off"
 _WHY = {
     State.OPEN: "most calls are slow or fail",
     State.PROBING: "",

@@ -153,6 +153,7 @@ class Empty:
     Args:
         local: reads one local source, past the faults.
         expire_us: for sources that let rows expire, how long after its event a row is surely kept.
+        watches: those of the policy before.
     """
 
     def __init__(
@@ -164,10 +165,11 @@ class Empty:
         memory: LastKnown,
         local: Next,
         expire_us: Mapping[str, int] | None = None,
+        watches: Mapping[str, Watch] | None = None,
     ) -> None:
         self._clock, self._memory, self._local = clock, memory, local
         self._expire_us = expire_us or {}
-        self.watches = {source: Watch(limits) for source in sources}
+        self.watches = watches or {source: Watch(limits) for source in sources}
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         reading = yield from inner(request)

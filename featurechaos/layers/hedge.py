@@ -136,7 +136,7 @@ class Hedge:
         once: Next,
         is_drained: Callable[[str], bool] = lambda source: False,
     ) -> None:
-        self._clock, self.pairs, self._recent, self._gates = clock, pairs, recent, gates
+        self._clock, self.pairs, self.recent, self._gates = clock, pairs, recent, gates
         self._take, self._once, self._is_drained = take, once, is_drained
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
@@ -149,7 +149,7 @@ class Hedge:
 
     def after_s(self, source: str) -> float:
         """How long a source is waited for now before its replica is asked too."""
-        return self._recent[source].after_s(self._since(source))
+        return self.recent[source].after_s(self._since(source))
 
     def told(self, order: tuple[str, ...]) -> dict[str, Any]:
         """How an order is hedged now, as plain values."""
@@ -248,4 +248,4 @@ class Hedge:
         return self._gates[source].since if source in self._gates else 0.0
 
     def _count(self, source: str, seconds: float) -> None:
-        self._recent[source].add(seconds, self._since(source))
+        self.recent[source].add(seconds, self._since(source))

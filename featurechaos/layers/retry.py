@@ -32,6 +32,12 @@ class Budget(Locked):
         self.ratio, self._burst = ratio, burst
         self._tokens = burst
 
+    def limit(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
+        """Go by other limits with the tokens there are."""
+        with self._lock:
+            self.ratio, self._burst = ratio, burst
+            self._tokens = min(self._tokens, max(burst, 1.0))
+
     @property
     def tokens(self) -> float:
         """What is there to take; for whoever looks."""

@@ -58,19 +58,26 @@ class Steer(Locked):
         if source not in self._sources:
             msg = f"source wants one of {', '.join(self._sources)}, got {source!r}"
             raise RequestError(msg)
-        now = self._clock.monotonic()
         with self._lock:
-            standing = dict(self.standing)
+            now, standing = self._clock.monotonic(), dict(self.standing)
             standing.pop(source, None)
             if order != "auto":
                 standing[source] = Standing(order, now, reason)
             self.standing = standing
             self.drained = frozenset(name for name, one in standing.items() if one.order == "drain")
-        if (gate := self._gates.get(source)) is not None:
-            if order == "hold":
-                gate.hold(now)
-            else:
-                gate.release(now)
+            if (gate := self._gates.get(source)) is not None:
+                if order == "hold":
+                    gate.hold(now)
+                else:
+                    gate.release(now)
+
+    def guard(self, gates: Mapping[str, Gate]) -> None:
+        """Speak to these breakers from now on; what is held stays held."""
+        with self._lock:
+            self._gates = gates
+            for source, one in self.standing.items():
+                if one.order == "hold" and source in gates:
+                    gates[source].hold(self._clock.monotonic())
 
     def forked(self) -> None:
         """In a child nobody has ordered anything yet."""

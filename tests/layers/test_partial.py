@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -260,3 +261,34 @@ def test_shards_that_are_gone_are_forgotten_and_their_trouble_is_over() -> None:
     assert it.gates.gates.keys() == {"primary/b:2"}
     assert it.watched["primary/a:1"] is None
     assert it.told == [("breaker.opened", "primary/a:1"), ("breaker.closed", "primary/a:1")]
+
+
+def test_limits_may_change_and_what_is_open_stays_open() -> None:
+    it = Heard()
+    for _ in range(4):
+        it.call("a:1", StoreUnavailable("refused"))
+
+    it.gates.limit(replace(LIMITS, open_s=LIMITS.open_s / 4))
+
+    assert not it.call("a:1")
+    it.clock.advance(LIMITS.open_s / 4)
+    assert it.call("a:1")
+
+
+def test_without_limits_every_shard_is_asked_and_none_is_told_of() -> None:
+    it = Heard()
+    under_way = it.gates.admit("a:1")
+    assert under_way is not None
+    for _ in range(4):
+        it.call("a:1", StoreUnavailable("refused"))
+
+    it.gates.limit(None)
+    it.gates.settle(under_way, error=StoreUnavailable("refused"))
+
+    assert it.told == [("breaker.opened", "primary/a:1"), ("breaker.closed", "primary/a:1")]
+    assert it.watched == {"primary/a:1": None}
+    assert all(it.call("a:1", StoreUnavailable("refused")) for _ in range(9))
+    it.gates.limit(LIMITS)
+    for _ in range(4):
+        it.call("a:1", StoreUnavailable("refused"))
+    assert not it.call("a:1")
