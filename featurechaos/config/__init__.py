@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featurechaos.config.settings import Settings, Source, ViewPolicy
 
 if TYPE_CHECKING:
+    from featurechaos.config.changes import follow, version_of
     from featurechaos.config.loading import load, schema
     from featurechaos.config.spec import Breaker, Chaos, Empty, Hedge, Impact, LastKnown, Metrics, Policy, Retry
 
@@ -26,9 +27,13 @@ __all__ = [
     "Settings",
     "Source",
     "ViewPolicy",
+    "follow",
     "load",
     "schema",
+    "version_of",
 ]
+
+_HOMES = {"follow": "changes", "load": "loading", "schema": "loading", "version_of": "changes"}
 
 
 if not TYPE_CHECKING:  # a checker would take any name for granted
@@ -36,5 +41,4 @@ if not TYPE_CHECKING:  # a checker would take any name for granted
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = "loading" if name in ("load", "schema") else "spec"
-        return getattr(import_module(f"{__name__}.{home}"), name)
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'spec')}"), name)

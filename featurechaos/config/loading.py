@@ -6,6 +6,8 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -57,7 +59,8 @@ def load(
     try:
         resolved = resolve(written, environ)
         secrets = resolved.secrets
-        return _settings(name or own_name, resolved, environ, stores)
+        settings = _settings(name or own_name, resolved, environ, stores)
+        return settings if isinstance(source, Mapping) else replace(settings, path=str(Path(source).absolute()))
     except Mistake as mistake:
         at = f"{spot(mistake.path)}: " if mistake.path else ""
         problem = f"{name or own_name}: {at}{secrets.message(mistake.reason)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from featurechaos.model import Origin, View
@@ -78,6 +78,7 @@ class Settings:
         chaos_token: what another process must show to inject here, from the environment; never shown.
         source_text: the config as given, before any `${...}` was filled in; loads to the same settings
             where the environment is the same. May hold a secret written into it: show `dump()` instead.
+        path: the file it was read from, absolute; None for a mapping.
 
     Pickles as `source_text`, and is loaded again with the environment of the process that unpickles it.
     """
@@ -98,6 +99,7 @@ class Settings:
     stores: Mapping[str, type[Store]] | None = field(repr=False, compare=False, default=None)
     chaos_token: str | None = field(repr=False, compare=False, default=None)
     is_bypassed: bool = False
+    path: str | None = field(compare=False, default=None)
 
     def dump(self) -> dict[str, Any]:
         """What is really in force, in the shape of a config, as plain values and without secrets."""
@@ -121,7 +123,7 @@ class Settings:
         return {"type": source.type, "role": source.role.name.lower(), **redacted}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.source_text, self.name, dict(self.stores) if self.stores else None)
+        return _again, (self.source_text, self.name, dict(self.stores) if self.stores else None, self.path)
 
     def __repr__(self) -> str:
         names = f"sources={list(self.sources)}, views={list(self.views)}"
@@ -140,10 +142,10 @@ def hedged_orders(
     }
 
 
-def _again(text: Mapping[str, Any], name: str, stores: Mapping[str, type[Store]] | None) -> Settings:
+def _again(text: Mapping[str, Any], name: str, stores: Mapping[str, type[Store]] | None, path: str | None) -> Settings:
     from featurechaos.config.loading import load
 
-    return load(text, name=name, stores=stores)
+    return replace(load(text, name=name, stores=stores), path=path)
 
 
 def _view(view: View, policy: ViewPolicy) -> dict[str, Any]:
