@@ -23,7 +23,7 @@ from featurechaos.config import Settings
 from featurechaos.effects import Plan
 from featurechaos.engine import AsyncWorld, World, arun, run
 from featurechaos.entities import Entities, EntityRows
-from featurechaos.errors import FeatureError, PartialWrite, RequestError, StoreError, StoreTimeout
+from featurechaos.errors import FeatureError, PartialWrite, RequestError, SpecError, StoreError, StoreTimeout
 from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.stale import Stale
@@ -62,10 +62,10 @@ class _Common(Locked):
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__()
-        self.settings = settings
         self.clock = SystemClock() if clock is None else clock
         self.observer = Observer(settings, self.clock.wall)
         self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare)
+        """The policy in force, and all that is known of the sources: a reload puts another in its place."""
         self._snapshots = self._open_snapshots()
         self._keepsakes: Keepsakes | None = None
         self._saver = Keeper(_step_of(weakref.ref(self)), name="featurechaos-last-known")
@@ -74,8 +74,7 @@ class _Common(Locked):
         self._control: Control | None = None
         self._listener = _listener(settings)
         self._shadow_listeners: list[ShadowListener] = []
-        self._status = Status(settings, self._serving, self.observer, self._snapshots, self.clock)
-        self.observer.watch(self._serving, self._snapshots, self.clock.wall)
+        self._models: list[Callable[[], Mapping[str, Any]]] = []
 
     @classmethod
     def from_config(cls, source: str | os.PathLike[str] | Mapping[str, Any], *, clock: Clock | None = None) -> Self:
@@ -84,6 +83,11 @@ class _Common(Locked):
         Raises SpecError, beginning with the path of the mistake.
         """
         return cls(config.load(source), clock)
+
+    @property
+    def settings(self) -> Settings:
+        """The config in force."""
+        return self._serving.settings
 
     @property
     def chaos(self) -> Board:
@@ -106,32 +110,37 @@ class _Common(Locked):
             freeze: move what is alive now out of the garbage collector's sight (`gc.freeze()`).
         """
         self._check_open()
+        serving = self._serving
+        up = {name: self._is_up(name, full=full) for name in self._worth_asking(serving, full=full)}
+        return self._is_ready(serving, up, full=full, freeze=freeze)
+
+    def _is_ready(self, serving: Serving, up: Mapping[str, bool], *, full: bool, freeze: bool) -> bool:
+        """The same, of online sources that were asked."""
         if freeze:
             import gc
 
             gc.collect()
             gc.freeze()
-        up = {name: self._is_up(name, full=full) for name in self._worth_asking(full=full)}
         enough = all if full else any
         return all(
             enough([*(up.get(name, False) for name in rules.online), *self._replicas(view, rules)])
-            for view, rules in self._serving.rules.items()
+            for view, rules in serving.rules.items()
         )
 
-    def _worth_asking(self, *, full: bool) -> list[str]:
+    def _worth_asking(self, serving: Serving, *, full: bool) -> list[str]:
         """The online sources that readiness hangs on: no drained one, none of a view that a replica can answer.
 
         One without its data answers, but could not carry all traffic.
         """
         hangs = [
             name
-            for view, rules in self._serving.rules.items()
+            for view, rules in serving.rules.items()
             if full or not any(self._replicas(view, rules))
             for name in rules.online
         ]
-        watches = self._serving.empty.watches if full and self._serving.empty is not None else {}
+        watches = serving.empty.watches if full and serving.empty is not None else {}
         emptied = {name for name, watch in watches.items() if watch.is_empty}
-        return [name for name in dict.fromkeys(hangs) if name not in self._serving.steer.drained | emptied]
+        return [name for name in dict.fromkeys(hangs) if name not in serving.steer.drained | emptied]
 
     def _replicas(self, view: str, rules: Rules) -> list[bool]:
         """Whether each snapshot source of a view can answer for it."""
@@ -142,14 +151,48 @@ class _Common(Locked):
 
     def stats(self) -> dict[str, Any]:
         """Counters, breaker states, replica dates and pools, as plain values."""
-        return {**self.observer.stats(), "shadow": self._status.shadow()}
+        return {**self.observer.stats(), "shadow": self._status().shadow()}
 
     def status(self) -> dict[str, Any]:
         """Who serves each view now, what each source's state is, since when and why, what is exercised; plain values.
 
         No source is asked for it. `featurechaos status` shows it from outside.
         """
-        return self._status.told()
+        return self._status().told()
+
+    def _status(self) -> Status:
+        control = None if self._control is None else self._control.url
+        return Status(self._serving, self.observer, self._snapshots, self.clock, control, self._models)
+
+    def _reload(self, source: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What `reload` does, at once, on the thread that asks; one after another where several ask."""
+        with self._lock:
+            if self._is_closed:
+                raise RequestError("this client is closed")
+            before = self._serving
+            if source is None and (source := before.settings.path) is None:
+                raise RequestError(
+                    "reload wants the path of a config or a mapping: this client was made from a mapping"
+                )
+            try:
+                settings, changes = config.follow(before.settings, source)
+            except SpecError as error:
+                self.observer.tell("policy.refused", self.observer.policy, {"reason": str(error)})
+                raise
+            self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare, since=before)
+            self._serving.enforce()
+            before.retire(self._serving, self.observer.tell)
+            self._watch()
+            if self._is_started:
+                self._open_keepsakes()
+            told = {"changed": changes, "version": config.version_of(settings)}
+            reason = f"{'; '.join(changes) or 'nothing has changed'} (version {told['version']})"
+            self.observer.tell("policy.reloaded", self.observer.policy, {"reason": reason, "version": told["version"]})
+            return told
+
+    def _watch(self) -> None:
+        """Take the gauges from the policy in force."""
+        self.observer.watch(self._serving, self._snapshots, self.clock)
 
     def steer(self, source: str, order: Order, *, reason: str) -> dict[str, Any]:
         """Order what is done with an online source, until another order or the end of this process.
@@ -175,7 +218,8 @@ class _Common(Locked):
 
         A hedge takes a token as a retry does, so `load_factor` bounds both together.
         """
-        policy, hedge, budget = self.settings.policy, self._serving.hedge, self._serving.budget
+        serving = self._serving
+        policy, hedge, budget = serving.settings.policy, serving.hedge, serving.budget
         attempts = policy.retry.attempts if policy.retry else 1
         waits_s = sum(policy.retry.wait_first_s * 2**k for k in range(attempts - 1)) if policy.retry else 0.0
         pairs = {} if hedge is None else hedge.pairs
@@ -185,10 +229,10 @@ class _Common(Locked):
                 "deadline_s": policy.deadline_s,
                 "worst_case_calls": attempts * len(rules.online) + (rules.online in pairs),
                 "load_factor": 1 + (0.0 if budget is None else budget.ratio),
-                "worst_case_s": sum(attempts * self._serving.timeouts[name] + waits_s for name in rules.online),
+                "worst_case_s": sum(attempts * serving.timeouts[name] + waits_s for name in rules.online),
                 "hedge": hedge.told(rules.online) if hedge is not None and rules.online in pairs else None,
             }
-            for view, rules in self._serving.rules.items()
+            for view, rules in serving.rules.items()
         }
 
     def count_pairs(self, pairs: Callable[[], Mapping[Any, tuple[int, int]]]) -> None:
@@ -230,7 +274,8 @@ class _Common(Locked):
 
     def _open_keepsakes(self) -> None:
         """Keep last-known rows beside a source's replicas, for the next process; a thread writes them."""
-        kept = {name: layout.hash for name, layout in self._serving.layouts.items() if self._serving.memory.keeps(name)}
+        memory = self._serving.memory
+        kept = {name: layout.hash for name, layout in self._serving.layouts.items() if memory.keeps(name)}
         if self._keepsakes is None and kept and _is_real(self.clock) and not self.settings.is_bypassed:
             for store in self._snapshots.values():
                 if hasattr(store, "private_folder"):
@@ -239,9 +284,10 @@ class _Common(Locked):
                     except StoreError as error:
                         log.warning("last-known rows will not survive a restart: %s", error)
                     else:
-                        self._keepsakes = Keepsakes(folder, self._serving.memory, self.clock, kept)
+                        self._keepsakes = Keepsakes(folder, memory, self.clock, kept)
                         break
         if self._keepsakes is not None:
+            self._keepsakes.follow(memory, kept)
             self._saver.start()
 
     def _readyz(self) -> tuple[bool, Any]:
@@ -251,20 +297,23 @@ class _Common(Locked):
 
     def _shown(self) -> tuple[bool, Any]:
         """What `/status` shows to anybody on this machine."""
-        return True, self._status.told(requests=False)
+        return True, self._status().told(requests=False)
 
     def _listen(self) -> None:
         """Take orders from other processes, if this installation does: faults only where it may inject."""
         at, token = self.settings.chaos.listen, self.settings.chaos_token
         if self._listener is not None and at is not None and token is not None:
-            self._control = self._listener(self.chaos, at, token, self.clock.monotonic, self)
-            self._status.control = None if self._control is None else self._control.url
+            from featurechaos.faults.control import Desk
+
+            desk = Desk(self.status, self.steer, self._reload)
+            self._control = self._listener(self.chaos, at, token, self.clock.monotonic, desk)
         elif at is not None:
             log.warning("chaos.listen: FEATURECHAOS_TOKEN is not set; no orders are taken from other processes here")
 
     def forked(self) -> None:
         """In a child nothing runs in the background yet."""
         self._is_started, self._control = False, None
+        self._serving.enforce()  # a reload may have been half-way through
 
     def _stop(self) -> None:
         """End what takes faults and what tells metrics; before the stores go."""
@@ -431,7 +480,7 @@ class _Common(Locked):
         """
         self._shadow_listeners.append(listener)
         if told is not None:
-            self._status.models.append(told)
+            self._models.append(told)
 
     def _counted(self, shadow: Shadow, sample: Sample, found: Found) -> None:
         priced = shadow.count(sample, found)
@@ -475,8 +524,10 @@ class FeatureClient(_Common):
         self._comparer = Keeper(self._compare, name="featurechaos-shadow")
         if _is_real(self.clock):
             self.observer.opened = self._left_alone
-        online = {view: rules.online for view, rules in self._serving.rules.items()}
-        self.observer.watch_writes(stores, online, self.clock)
+        self._watch()
+
+    def _watch(self) -> None:
+        self.observer.watch(self._serving, self._snapshots, self.clock, self._world.stores)
 
     def _open(self, name: str) -> Store:
         if name in self._snapshots:
@@ -512,7 +563,8 @@ class FeatureClient(_Common):
             Exhausted: a row got no value and `on_exhausted` is `raise`; `.response` has the rest.
         """
         self._check_open()
-        call = self._serving.call(
+        serving = self._serving
+        call = serving.call(
             features,
             entity_rows,
             full_feature_names=full_feature_names,
@@ -521,18 +573,17 @@ class FeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        shadow = self._serving.shadow
+        shadow = serving.shadow
         remembered = None if shadow is None else shadow.before(call.request)
-        response = self._serving.response(call, self._read(call))
+        response = serving.response(call, self._read(serving, call))
         self.observer.answered(response)
         if remembered is not None:
             self._keep(response, remembered)
-        if not response.is_plain and (error := self._serving.exhausted(call, response)) is not None:
+        if not response.is_plain and (error := serving.exhausted(call, response)) is not None:
             raise error
         return response
 
-    def _read(self, call: Call) -> Reading:
-        serving = self._serving
+    def _read(self, serving: Serving, call: Call) -> Reading:
         if (started := serving.begin(call)) is not None:
             try:
                 started.answers = self._world.ask(started.source, call.request.asks, started.until)
@@ -552,6 +603,23 @@ class FeatureClient(_Common):
         """
         self._check_open()
         return run(self._reference_plan(response), self._world)
+
+    def reload(self, source: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Serve under the policy of a changed config, without a restart; reads under way end under the one before.
+
+        What may change: all of `policy`, a view's `ttl_s`, `max_age_s` and `policy`, and `chaos.max_share`. What is
+        known of the sources goes on: counters, last-known rows, breakers, orders, faults that are on.
+
+        Args:
+            source: the path of a YAML file or a mapping; default: the file this client was made from.
+
+        Returns: `changed`, one `place: old -> new` each, and `version`, which `status()` tells too.
+
+        Raises:
+            SpecError: it is wrong, or changes what wants a restart; nothing was changed.
+            RequestError: there is no file to read anew, or the client is closed.
+        """
+        return self._reload(source)
 
     def write_to_online_store(self, view: str, table: Any) -> WriteReport:
         """Write rows to every primary; of each row the newest event time stays.
@@ -627,8 +695,9 @@ class FeatureClient(_Common):
 
     def _probe(self) -> float | None:
         """Read from sources that are away, where that is due."""
-        for source in self._serving.to_probe():
-            run(self._serving.probe(source), self._world)
+        serving = self._serving
+        for source in serving.to_probe():
+            run(serving.probe(source), self._world)
         return self._serving.probe_in_s()
 
     def _begin_comparing(self) -> None:
@@ -674,6 +743,7 @@ class AsyncFeatureClient(_Common):
         self._comparer = AsyncKeeper(self._compare, name="featurechaos-shadow")
         if _is_real(self.clock):
             self.observer.opened = self._left_alone
+        self._watch()
 
     def _aopen(self, name: str) -> AsyncStore:
         if name in self._snapshots:
@@ -697,7 +767,8 @@ class AsyncFeatureClient(_Common):
     ) -> Response:
         """As `FeatureClient.get_online_features`."""
         self._check_open()
-        call = self._serving.call(
+        serving = self._serving
+        call = serving.call(
             features,
             entity_rows,
             full_feature_names=full_feature_names,
@@ -706,18 +777,17 @@ class AsyncFeatureClient(_Common):
             on_exhausted=on_exhausted,
             request_id=request_id,
         )
-        shadow = self._serving.shadow
+        shadow = serving.shadow
         remembered = None if shadow is None else shadow.before(call.request)
-        response = self._serving.response(call, await self._read(call))
+        response = serving.response(call, await self._read(serving, call))
         self.observer.answered(response)
         if remembered is not None:
             self._keep(response, remembered)
-        if (error := self._serving.exhausted(call, response)) is not None:
+        if (error := serving.exhausted(call, response)) is not None:
             raise error
         return response
 
-    async def _read(self, call: Call) -> Reading:
-        serving = self._serving
+    async def _read(self, serving: Serving, call: Call) -> Reading:
         if (started := serving.begin(call)) is not None:
             try:
                 started.answers = await self._world.ask(started.source, call.request.asks, started.until)
@@ -734,6 +804,10 @@ class AsyncFeatureClient(_Common):
         """As `FeatureClient.reference`."""
         self._check_open()
         return await arun(self._reference_plan(response), self._world)
+
+    async def reload(self, source: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """As `FeatureClient.reload`, on a thread."""
+        return await asyncio.to_thread(self._reload, source)
 
     async def write_to_online_store(self, view: str, table: Any) -> WriteReport:
         """As `FeatureClient.write_to_online_store`."""
@@ -799,10 +873,10 @@ class AsyncFeatureClient(_Common):
         """As `FeatureClient.ready`."""
         self._check_open()
         self._loop = asyncio.get_running_loop()
-        names = self._worth_asking(full=full)
+        serving = self._serving
+        names = self._worth_asking(serving, full=full)
         answers = await asyncio.gather(*[self._answers(name, full=full) for name in names])
-        self._up = dict(zip(names, answers, strict=True))
-        return super().ready(full, freeze)
+        return self._is_ready(serving, dict(zip(names, answers, strict=True)), full=full, freeze=freeze)
 
     def _readyz(self) -> tuple[bool, Any]:
         """Asked on the endpoint's thread; the answer comes from the loop that the client is used in."""
@@ -820,8 +894,9 @@ class AsyncFeatureClient(_Common):
         self._keeper.start()
 
     async def _probe(self) -> float | None:
-        for source in self._serving.to_probe():
-            await arun(self._serving.probe(source), self._world)
+        serving = self._serving
+        for source in serving.to_probe():
+            await arun(serving.probe(source), self._world)
         return self._serving.probe_in_s()
 
     def _begin_comparing(self) -> None:
@@ -850,9 +925,6 @@ class AsyncFeatureClient(_Common):
         except FeatureError:
             return False
         return True
-
-    def _is_up(self, name: str, *, full: bool) -> bool:
-        return self._up.get(name, False)
 
     def _takes_writes(self, name: str) -> bool:
         writable: bool = getattr(self._world.stores[name], "writable", self.settings.sources[name].store_class.writable)

@@ -28,6 +28,8 @@ CATALOGUE: Mapping[str, str] = {
     "source.drained": "an operator wants a source not to be asked; fields: reason",
     "source.held": "an operator wants what a breaker has decided to stay; fields: reason",
     "source.released": "a source is decided on by itself again; fields: reason",
+    "policy.reloaded": "a client serves under another policy, or has found its file unchanged; fields: reason, version",
+    "policy.refused": "a config was not taken, and the policy before goes on serving; fields: reason",
     "schema.learned": "rows of another layout are now readable; fields: hashes",
     "schema.unknown": "rows of a layout that could not be had were met, and are CORRUPT; fields: hashes, reason",
     "fault.applied": "a fault, named by its kind and its source or view, changed a read; fields: rows (1 for a call)",

@@ -1,4 +1,7 @@
-"""Incidents: from the moment a source is not simply asked until it is again, with an id that every line of it bears."""
+"""Incidents, with an id that every line of them bears: from the moment a source is not simply asked until it is again.
+
+A policy that was refused is one too, until another is taken.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,15 @@ MOST_REQUESTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a note means for its source: the trouble it is about, the state it leaves, whether the trouble is over."""
+    """What a note means for its source: the trouble it is about, the state it leaves, whether the trouble is over.
+
+    `kind` is what the log calls whatever the note is about.
+    """
 
     trouble: str
     state: str
     is_over: bool = False
+    kind: str = "source "
 
 
 CHANGES: Mapping[str, Change] = {
@@ -36,6 +43,8 @@ CHANGES: Mapping[str, Change] = {
     "source.drained": Change("order", "drained"),
     "source.held": Change("order", "held", is_over=True),
     "source.released": Change("order", "released", is_over=True),
+    "policy.refused": Change("policy", "refused", kind=""),
+    "policy.reloaded": Change("policy", "reloaded", is_over=True, kind=""),
 }
 
 
@@ -84,7 +93,7 @@ class Incidents(Locked):
             incident = self._changed(about, change, reason)
         level = logging.INFO if change.is_over else logging.WARNING
         told = "" if incident is None else f" (incident {incident.id})"
-        log.log(level, "source %s: %s: %s%s", about, change.state, reason, told)
+        log.log(level, "%s%s: %s: %s%s", change.kind, about, change.state, reason, told)
 
     def degraded(self, request_id: str, wall_us: int) -> None:
         """A request was served degraded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -46,6 +46,8 @@ class Observer:
 
     def __init__(self, settings: Settings, wall: Callable[[], float]) -> None:
         self._settings = settings
+        self.policy = f"policy:{settings.project}"
+        """What notes of a reload are about; no source can have this name."""
         self.incidents = Incidents(wall)
         self.counters = Counters()
         self.listeners: list[Listener] = [self._note]
@@ -53,30 +55,53 @@ class Observer:
         """Called when a breaker has opened."""
         self._endpoint: Endpoint | None = None
         self._served_by = 0
-        self._first: dict[str, str] = {}
-        """The source each view is asked of first, which a row that fell back has left."""
+        self._watched: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        """The gauges of the policy in force."""
         if settings.metrics.port is not None:
             with suppress(ImportError):  # `serve` says so; here, because a request would wait for the import
                 import_module("prometheus_client")
             import_module("featurechaos.metrics.export")
 
-    def watch(self, serving: Serving, snapshots: Mapping[str, Any], wall: Callable[[], float]) -> None:
-        """Take the gauges from these."""
-        gauges = self.counters.gauges
-        self._first = {view: rules.online[0] if rules.online else "" for view, rules in serving.rules.items()}
+    def watch(
+        self, serving: Serving, snapshots: Mapping[str, Any], clock: Clock, stores: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take the gauges from these, and no others; how far each view is written from the `stores` that say.
+
+        These are asked when somebody looks, for at most `_LOOK_S` each, past every layer.
+        """
+        before, self._watched = self._watched, set()
+        loaded_at = serving.loaded_at
+        self._add("policy_loaded_timestamp_seconds", {}, lambda: loaded_at)
+        self._add("policy_refused", {}, lambda: float(self.policy in self.incidents.open))
         if serving.breaker is not None:
             for source, gate in serving.breaker.gates.items():
-                gauges.add("breaker_state", {"source": source}, lambda gate=gate: float(gate.state))  # type: ignore[misc]
+                self._add("breaker_state", {"source": source}, lambda gate=gate: float(gate.state))  # type: ignore[misc]
         if serving.empty is not None:
             for source, watch in serving.empty.watches.items():
-                gauges.add("source_empty", {"source": source}, lambda watch=watch: float(watch.is_empty))  # type: ignore[misc]
+                self._add("source_empty", {"source": source}, lambda watch=watch: float(watch.is_empty))  # type: ignore[misc]
         self._watch_extra(serving)
         self.counters.shadow_from(dict if serving.shadow is None else serving.shadow.metrics)
-        for view, rules in serving.rules.items():
-            base = self._settings.views[view].base
+        self._watch_ages(serving, snapshots, clock, stores or {})
+        for name, labels in before - self._watched:
+            self.counters.gauges.drop(name, dict(labels))
+
+    def _watch_ages(
+        self, serving: Serving, snapshots: Mapping[str, Any], clock: Clock, stores: Mapping[str, Any]
+    ) -> None:
+        """Take how old each view's image is, and the newest event written."""
+        for name, rules in serving.rules.items():
+            view = self._settings.views[name]
             for source in rules.local:
                 if source in snapshots:
-                    gauges.add("snapshot_age_seconds", {"view": view}, _age(snapshots[source], base, wall))
+                    self._add("snapshot_age_seconds", {"view": name}, _age(snapshots[source], view.base, clock.wall))
+            for source in rules.online:
+                if hasattr(stores.get(source), "watermark"):
+                    behind = _behind(stores[source], view, clock)
+                    self._add("view_watermark_age_seconds", {"view": name, "source": source}, behind)
+
+    def _add(self, name: str, labels: Mapping[str, str], fn: Callable[[], float | None]) -> None:
+        self.counters.gauges.add(name, labels, fn)
+        self._watched.add((name, tuple(labels.items())))
 
     def watch_shard(self, name: str, gate: Gate | None) -> None:
         """Take the state of a shard's breaker too, until it is forgotten (None)."""
@@ -88,24 +113,11 @@ class Observer:
 
     def _watch_extra(self, serving: Serving) -> None:
         """Take what calls beside the first may still be made, and when."""
-        gauges = self.counters.gauges
         if (budget := serving.budget) is not None:
-            gauges.add("retry_budget_tokens", {}, lambda: budget.tokens)
+            self._add("retry_budget_tokens", {}, lambda: budget.tokens)
         if (hedge := serving.hedge) is not None:
             for source in {pair.source for pair in hedge.pairs.values()}:
-                gauges.add("hedge_after_seconds", {"source": source}, partial(hedge.after_s, source))
-
-    def watch_writes(self, stores: Mapping[str, Any], online: Mapping[str, Sequence[str]], clock: Clock) -> None:
-        """Take how far each view is written from the stores that say; `online` names the sources of each view.
-
-        They are asked when somebody looks, for at most `_LOOK_S` each, past every layer.
-        """
-        for view, sources in online.items():
-            for source in sources:
-                if hasattr(stores[source], "watermark"):
-                    labels = {"view": view, "source": source}
-                    behind = _behind(stores[source], self._settings.views[view], clock)
-                    self.counters.gauges.add("view_watermark_age_seconds", labels, behind)
+                self._add("hedge_after_seconds", {"source": source}, partial(hedge.after_s, source))
 
     def attempt(self, source: str, outcome: str, seconds: float) -> None:
         """One attempt at a source ended."""
@@ -142,7 +154,8 @@ class Observer:
         truth = answer.provenance
         cause = np.where(truth.cause == Cause.KEY_NULL, np.uint8(Cause.NONE), truth.cause)
         if cause.any():
-            self.counters.fallbacks(view, self._first[view], cause, injected=truth.injected)
+            left = answer.rules.online[0] if answer.rules.online else ""
+            self.counters.fallbacks(view, left, cause, injected=truth.injected)
         if answer.part.exhausted is not None:
             lost = answer.spread(answer.part.exhausted, False, bool)
             for injected in (False, True):

@@ -23,9 +23,10 @@ from featurechaos.config.settings import hedged_orders
 from featurechaos.effects import Next, Plan, stack
 from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError, StoreError
+from featurechaos.events import Listener
 from featurechaos.faults.board import Board
 from featurechaos.faults.exercise import Exercise
-from featurechaos.layers.breaker import Breaker, Gate, Limits, ShardGates, State
+from featurechaos.layers.breaker import OFF, Breaker, Gate, Limits, ShardGates, State
 from featurechaos.layers.deadline import Attempt, Deadline, Meter
 from featurechaos.layers.empty import Emptiness, Empty
 from featurechaos.layers.failover import Failover
@@ -81,29 +82,64 @@ class Call:
     begun: float
 
 
-class Serving:
-    """The brain of a client: pure but for its counters and caches, each of which holds its own lock."""
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every policy of a client stands on: nothing of it is any policy's.
 
-    def __init__(self, settings: Settings, clock: Clock, meter: Meter, *, prepare: Any) -> None:
-        self.settings, self.clock = settings, clock
+    The layouts of its views and those met since, the faults that are on, what operators have ordered, the breakers of
+    shards.
+    """
+
+    layouts: Mapping[str, Layout]
+    known: dict[int, Layout]
+    fetch: Fetch
+    board: Board
+    steer: Steer
+    shards: dict[str, ShardGates]
+
+    @classmethod
+    def of(cls, settings: Settings, clock: Clock, prepare: Any) -> Ground:
+        layouts = {name: Layout.of(view) for name, view in settings.views.items()}
+        known = {layout.hash: layout for layout in layouts.values()}
+        board = Board(
+            clock,
+            max_share=settings.chaos.max_share,
+            refusal=lambda: refusal(settings),
+            prepare=prepare,
+            sources=tuple(settings.sources),
+            views=tuple(settings.views),
+        )
+        fetch = Fetch(clock, {name: source.role for name, source in settings.sources.items()}, known)
+        online = tuple(name for name, source in settings.sources.items() if source.is_online)
+        return cls(layouts, known, fetch, board, Steer(clock, online, {}), {})
+
+
+class Serving:
+    """The brain of a client under one policy: pure but for its counters and caches, each of which holds its own lock.
+
+    What is known of the sources outlives the policy: `since` is who served before. It goes on unharmed; only `enforce`
+    lays this policy's limits on what both hold.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Clock, meter: Meter, *, prepare: Any, since: Serving | None = None
+    ) -> None:
+        self.settings, self.clock, self.loaded_at = settings, clock, clock.wall()
         self._compiled: dict[tuple[Any, ...], Compiled] = {}
-        self.layouts = {name: Layout.of(view) for name, view in settings.views.items()}
-        self.known: dict[int, Layout] = {layout.hash: layout for layout in self.layouts.values()}
+        self.ground: Ground = Ground.of(settings, clock, prepare) if since is None else since.ground
+        ground = self.ground
+        self.layouts, self.known, self.fetch = ground.layouts, ground.known, ground.fetch
+        self.board, self.steer, self.shards = ground.board, ground.steer, ground.shards
         self.rules = {name: rules_of(settings, view) for name, view in settings.views.items()}
         online = {name: source for name, source in settings.sources.items() if source.is_online}
         self.timeouts = {name: source.timeout_s or settings.policy.deadline_s for name, source in online.items()}
-        emptiness = settings.policy.empty
-        self.memory = LastKnown(clock, keeps_of(settings), aside_s=emptiness.window_s if emptiness else 0.0)
-        self.board = self._board(prepare)
-        self.fetch = Fetch(clock, {name: s.role for name, s in settings.sources.items()}, self.known)
-        self.breaker = self._breaker()
-        self.shards: dict[str, ShardGates] = {}
-        self.empty = self._empty(tuple(online))
-        self.steer = Steer(clock, tuple(online), {} if self.breaker is None else self.breaker.gates)
-        self.budget = self._budget()
+        self.memory = self._memory(since)
+        self.breaker = self._breaker(since)
+        self.empty = self._empty(tuple(online), since)
+        self.budget = self._budget(since)
         self.hedge: Hedge | None = None
         self._meter = meter
-        self.plan = self._stack(frozenset(online))
+        self.plan = self._stack(frozenset(online), since)
         self.shortcut = Shortcut(
             clock,
             origins={name: source.role for name, source in online.items()},
@@ -117,42 +153,70 @@ class Serving:
             memory=self.memory,
             meter=meter,
         )
-        self.shadow = self._shadow()
+        self.shadow = self._shadow(since)
+        if since is None:
+            self.enforce()
 
-    def _board(self, prepare: Any) -> Board:
-        settings = self.settings
-        return Board(
-            self.clock,
-            max_share=settings.chaos.max_share,
-            refusal=lambda: refusal(settings),
-            prepare=prepare,
-            sources=tuple(settings.sources),
-            views=tuple(settings.views),
-        )
+    def enforce(self) -> None:
+        """Lay this policy's limits on what outlives it: all at once, and as often as one likes."""
+        policy, limits = self.settings.policy, self.limits
+        self.board.max_share = self.settings.chaos.max_share
+        if self.breaker is not None and limits is not None:
+            self.breaker.limit(limits)
+        for gates in self.shards.values():
+            gates.limit(limits)
+        self.steer.guard({} if self.breaker is None else self.breaker.gates)
+        if self.empty is not None and policy.empty is not None:
+            for watch in self.empty.watches.values():
+                watch.limits = Emptiness(**policy.empty.model_dump())
+        if self.budget is not None:
+            self.budget.limit(**budget_of(self.settings))
+        if self.shadow is not None and policy.shadow is not None:
+            want = policy.shadow
+            self.shadow.follow(self.memory, share=want.share, max_per_s=want.max_per_s, may_ask=self._is_calm)
 
-    def _breaker(self) -> Breaker | None:
+    def retire(self, successor: Serving, tell: Listener) -> None:
+        """Let go of what the policy that follows has not: a trouble that nobody looks at any more is over."""
+        if self.breaker is not None and successor.breaker is None:
+            for source, gate in self.breaker.gates.items():
+                gate.hold(self.clock.monotonic())  # calls under way change nothing
+                if gate.state is not State.CLOSED:
+                    tell("breaker.closed", source, {"reason": OFF})
+        if self.empty is not None and successor.empty is None:
+            for source, watch in self.empty.watches.items():
+                if watch.is_empty:
+                    tell("source.refilled", source, {"reason": "nobody looks any more"})
+
+    @property
+    def limits(self) -> Limits | None:
+        """When breakers open and how they close; None where there are none."""
         limits = self.settings.policy.breaker
-        if limits is None:
-            return None
-        return Breaker(self.clock, Limits(**limits.model_dump()), timeouts=self.timeouts, rng=SystemRandom())
+        return None if limits is None else Limits(**limits.model_dump())
 
-    def gates(
-        self,
-        source: str,
-        *,
-        tell: Callable[[str, str, Mapping[str, Any]], None],
-        watch: Callable[[str, Gate | None], None],
-    ) -> ShardGates | None:
+    def _memory(self, since: Serving | None) -> LastKnown:
+        emptiness, keeps = self.settings.policy.empty, keeps_of(self.settings)
+        aside_s = emptiness.window_s if emptiness else 0.0
+        if since is not None:
+            return since.memory.under(keeps, aside_s=aside_s)
+        return LastKnown(self.clock, keeps, aside_s=aside_s)
+
+    def _breaker(self, since: Serving | None) -> Breaker | None:
+        if self.limits is None:
+            return None
+        if since is not None and since.breaker is not None:
+            return since.breaker
+        return Breaker(self.clock, self.limits, timeouts=self.timeouts, rng=SystemRandom())
+
+    def gates(self, source: str, *, tell: Listener, watch: Callable[[str, Gate | None], None]) -> ShardGates | None:
         """The breakers of a source's shards, for a store of several servers; by the config's limits."""
-        limits = self.settings.policy.breaker
-        if limits is None or source not in self.timeouts:
+        if source not in self.timeouts:
             return None
-        made, timeout_s = Limits(**limits.model_dump()), self.timeouts[source]
-        gates = ShardGates(source, self.clock, made, timeout_s=timeout_s, rng=SystemRandom(), tell=tell, watch=watch)
-        self.shards[source] = gates
+        gates = self.shards[source] = ShardGates(
+            source, self.clock, self.limits, timeout_s=self.timeouts[source], rng=SystemRandom(), tell=tell, watch=watch
+        )
         return gates
 
-    def _empty(self, online: Sequence[str]) -> Empty | None:
+    def _empty(self, online: Sequence[str], since: Serving | None) -> Empty | None:
         """What doubts a source that has lost its data, where something local could contradict it."""
         limits = self.settings.policy.empty
         if limits is None or not any(rules.remembers or rules.local for rules in self.rules.values()):
@@ -165,9 +229,10 @@ class Serving:
             memory=self.memory,
             local=self.fetch,
             expire_us={name: int(seconds * 1e6) for name, seconds in expire_s.items() if seconds},
+            watches=None if since is None or since.empty is None else since.empty.watches,
         )
 
-    def _stack(self, online: frozenset[str]) -> Next:
+    def _stack(self, online: frozenset[str], since: Serving | None) -> Next:
         """The layers as the config wants them, outermost first."""
         policy, clock = self.settings.policy, self.clock
         exercise = Exercise(self.board, clock, history=history_of(self.rules), online=online, known=self.known)
@@ -180,7 +245,7 @@ class Serving:
         ask = stack([layer for layer in (self.steer, self.breaker) if layer is not None], self._attempt)
         layers: list[Any] = [Fallback(self.memory, local), Deadline(clock, reserve_s=RESERVE_S), Failover()]
         if policy.hedge is not None:
-            self.hedge = self._hedge(ask)
+            self.hedge = self._hedge(ask, since)
             layers.append(self.hedge)
         if self.budget is not None:
             retry = policy.retry
@@ -195,25 +260,30 @@ class Serving:
             )
         return stack(layers, ask)
 
-    def _budget(self) -> Budget | None:
-        """What retries and hedges share; where the config has hedges alone, at its defaults."""
-        retry = self.settings.policy.retry
-        if retry is not None:
-            return Budget(ratio=retry.budget_ratio, burst=retry.budget_burst)
-        return None if self.settings.policy.hedge is None else Budget()
+    def _budget(self, since: Serving | None) -> Budget | None:
+        """What retries and hedges share."""
+        policy = self.settings.policy
+        if policy.retry is None and policy.hedge is None:
+            return None
+        if since is not None and since.budget is not None:
+            return since.budget
+        return Budget(**budget_of(self.settings))
 
-    def _hedge(self, ask: Next) -> Hedge:
+    def _hedge(self, ask: Next, since: Serving | None) -> Hedge:
         want, budget = self.settings.policy.hedge, self.budget
         assert want is not None
         assert budget is not None
         pairs = {
             order: Pair(*pair) for order, pair in hedged_orders(self.settings.policies, self.settings.sources).items()
         }
-        recent = {}
+        is_as_before = since is not None and since.hedge is not None and since.settings.policy.hedge == want
+        recent = dict(since.hedge.recent) if is_as_before else {}  # type: ignore[union-attr]
         for pair in pairs.values():
+            if pair.source in recent:
+                continue
             most_s = want.after_max_s or max(want.after_min_s, self.timeouts[pair.source] / 2)
             recent[pair.source] = Recent(want.quantile, least_s=want.after_min_s, most_s=most_s)
-        gates = {} if self.breaker is None else self.breaker.gates
+        gates, steer = {} if self.breaker is None else self.breaker.gates, self.steer
         return Hedge(
             self.clock,
             pairs=pairs,
@@ -221,14 +291,16 @@ class Serving:
             gates=gates,
             take=budget.take,
             once=ask,
-            is_drained=lambda source: source in self.steer.drained,
+            is_drained=lambda source: source in steer.drained,
         )
 
-    def _shadow(self) -> Shadow | None:
+    def _shadow(self, since: Serving | None) -> Shadow | None:
         """What reads some answers again from the tiers behind them, if the config wants that."""
         want = self.settings.policy.shadow
         if want is None or not want.share:
             return None
+        if since is not None and since.shadow is not None:
+            return since.shadow
         return Shadow(
             self.clock,
             share=want.share,
@@ -454,6 +526,12 @@ def keeps_of(settings: Settings) -> dict[str, Keep]:
                 min(had.fresh_s, min(limits) / GENERATIONS),
             )
     return keeps
+
+
+def budget_of(settings: Settings) -> dict[str, float]:
+    """What retries and hedges may spend; where the config has hedges alone, the defaults."""
+    retry = settings.policy.retry
+    return {} if retry is None else {"ratio": retry.budget_ratio, "burst": float(retry.budget_burst)}
 
 
 def history_of(rules: Mapping[str, Rules]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from featurechaos import config
 from featurechaos.clock import Clock
 from featurechaos.config import Settings
 from featurechaos.incidents import Incidents, iso
@@ -18,17 +19,21 @@ from featurechaos.serving import Serving
 
 @dataclass(slots=True)
 class Status:
-    """The status of one client, looked at whenever it is asked for. Nothing here asks a source anything."""
+    """The status of one client under the policy in force. Nothing here asks a source anything."""
 
-    settings: Settings
     serving: Serving
     observer: Observer
     snapshots: Mapping[str, Any]
     clock: Clock
-    control: str | None = None
+    control: str | None
     """Where orders are taken from other processes, once they are."""
-    models: list[Callable[[], Mapping[str, Any]]] = field(default_factory=list)
+    models: Sequence[Callable[[], Mapping[str, Any]]] = ()
     """What says, model by model, how its decisions would differ on each tier."""
+
+    @property
+    def settings(self) -> Settings:
+        """The config in force."""
+        return self.serving.settings
 
     def told(self, *, requests: bool = True) -> dict[str, Any]:
         """All of it as plain values; without `requests`, what is safe to show to anybody on this machine."""
@@ -39,6 +44,7 @@ class Status:
             "pid": os.getpid(),
             "at": iso(self.clock.wall()),
             "bypass": self.settings.is_bypassed,
+            "policy": self._policy(incidents),
             "sources": {name: self._source(name, incidents) for name in self.settings.sources},
             "views": {name: self._view(name, rules, rows.get(name, {})) for name, rules in self.serving.rules.items()},
             "faults": self._faults(),
@@ -56,6 +62,16 @@ class Status:
         for told in self.models:
             models |= told()
         return {**self.serving.shadow.told(), "models": models}
+
+    def _policy(self, incidents: Incidents) -> dict[str, Any]:
+        """Which policy is in force and since when; what the one was refused for that was to follow."""
+        refused = incidents.open.get(self.observer.policy)
+        return {
+            "version": config.version_of(self.settings),
+            "loaded": iso(self.serving.loaded_at),
+            "refused": None if refused is None else refused.reason,
+            "incident": None if refused is None else refused.id,
+        }
 
     def _source(self, name: str, incidents: Incidents) -> dict[str, Any]:
         source = self.settings.sources[name]

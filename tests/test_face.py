@@ -234,6 +234,9 @@ BAD_DAY: Mapping[str, Any] = {
 
 def steered(client: FeatureClient) -> None:
     """Every order an operator may give."""
+    client.reload(BAD_DAY)
+    with pytest.raises(errors.SpecError):
+        client.reload({**BAD_DAY, "project": "u"})
     for order in ("drain", "hold", "auto"):
         client.steer("second", order, reason="a test")
 

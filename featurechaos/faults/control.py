@@ -5,6 +5,7 @@
     DELETE /faults          end all of them
     GET    /status          what goes on in this process
     POST   /sources/NAME    drain or hold a source, or decide on it again: {"order": "drain", "reason": "..."}
+    POST   /reload          read its own config anew, and serve under its policy
 
 The process that injects holds the connection: when it dies, hangs up or half-closes, or the lease ends, its
 faults are cleared at once. A browser is refused by its Origin header, a body over 64 KiB unread.
@@ -22,31 +23,39 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from featurechaos.errors import FeatureError, RequestError
+from featurechaos.errors import FeatureError, RequestError, SpecError
 from featurechaos.faults.board import Board, Injection
-from featurechaos.faults.orders import Order, SteerOrder, told_of
+from featurechaos.faults.orders import Order, ReloadOrder, SteerOrder, told_of
 from featurechaos.locks import Locked
 
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 * 1024
-PATH, STATUS, SOURCES = "/faults", "/status", "/sources/"
+PATH, STATUS, SOURCES, RELOAD = "/faults", "/status", "/sources/", "/reload"
 _MOST_CONNECTIONS = 16
 _TICK_S = 1.0
 _STALLED_S = 5.0
 
 
-class Desk(Protocol):
-    """Who obeys an operator: a client."""
+class Steer(Protocol):
+    """`client.steer`."""
 
-    def status(self) -> dict[str, Any]: ...
+    def __call__(self, source: str, order: Any, *, reason: str) -> dict[str, Any]: ...
 
-    def steer(self, source: str, order: Any, *, reason: str) -> dict[str, Any]: ...
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """How a client obeys an operator, each on the thread that asks."""
+
+    status: Callable[[], dict[str, Any]]
+    steer: Steer
+    reload: Callable[[], dict[str, Any]]
 
 
 def listen(board: Board, at: str, token: str, now: Callable[[], float], desk: Desk | None = None) -> Control | None:
@@ -194,14 +203,27 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_welcome() or (body := self._body()) is None:
             return
         try:
+            if self.path == RELOAD:
+                self._reload(ReloadOrder.read(body))
+                return
             if self.path != PATH:
                 self._steer(SteerOrder.read(body))
                 return
             order = Order.read(body)
             with self._injected(order) as injection:
                 self._hold(injection)
+        except SpecError as error:
+            self._answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
         except (FeatureError, ValueError) as error:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+
+    def _reload(self, order: ReloadOrder) -> None:
+        """Read the config anew; who wanted it is on record before what came of it."""
+        desk = self.server.control.desk
+        if desk is None:
+            raise RequestError(f"there is nobody to obey at {self.path}")
+        log.warning("reload: by %r", f"{order.who or 'someone'}, {self._whence()}")
+        self._answer(HTTPStatus.OK, desk.reload())
 
     def _steer(self, order: SteerOrder) -> None:
         """Obey an order on a source; it stays on record."""
@@ -271,8 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
             problem = HTTPStatus.FORBIDDEN, "a browser may not order faults"
         elif not self.server.control.knows(self.headers.get("Authorization")):
             problem = HTTPStatus.UNAUTHORIZED, "wanted the header Authorization: Bearer and the token"
-        elif self.path not in (paths or (PATH, STATUS)) and (paths or not self.path.startswith(SOURCES)):
-            problem = HTTPStatus.NOT_FOUND, f"there is only {PATH}, {STATUS} and {SOURCES}NAME"
+        elif self.path not in (paths or (PATH, STATUS, RELOAD)) and (paths or not self.path.startswith(SOURCES)):
+            problem = HTTPStatus.NOT_FOUND, f"there is only {PATH}, {STATUS}, {RELOAD} and {SOURCES}NAME"
         if problem is None:
             return True
         log.warning("refused: %s %s by %s: %s", self.command, repr(self.path)[:80], self._whence(), problem[1])

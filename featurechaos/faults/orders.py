@@ -105,6 +105,17 @@ class SteerOrder(_Body):
         return _read(cls, body, "sources")
 
 
+class ReloadOrder(_Body):
+    """That a service reads its own config anew; by whom."""
+
+    who: Annotated[str, Field(max_length=100)] = ""
+
+    @classmethod
+    def read(cls, body: bytes) -> ReloadOrder:
+        """An order from JSON; RequestError names the place, what was wanted and what came."""
+        return _read(cls, body, "reload")
+
+
 def body_of(fault: Fault) -> dict[str, Any]:
     """A fault as it is written in an order."""
     own: dict[str, Any]

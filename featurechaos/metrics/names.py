@@ -46,6 +46,8 @@ _ALL = {
     "retry_budget_tokens": Metric("gauge", (), "Retries and hedges that may be made now."),
     "breaker_state": Metric("gauge", ("source",), "0 closed; higher numbers take less or no traffic."),
     "source_empty": Metric("gauge", ("source",), "1 while a source lacks rows known to exist and is not believed."),
+    "policy_loaded_timestamp_seconds": Metric("gauge", (), "When the policy in force was loaded."),
+    "policy_refused": Metric("gauge", (), "1 while a reload was refused and none was taken since."),
     "snapshot_age_seconds": Metric("gauge", ("view",), "Age of the image that answers when sources do not."),
     "view_watermark_age_seconds": Metric("gauge", ("view", "source"), "Age of the newest event written."),
     "rows_exhausted_total": Metric("counter", ("view", "injected"), "Rows that no source could serve."),

@@ -32,6 +32,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "refresh": lambda client: client.refresh(),
     "ready": lambda client: client.ready(),
     "reference": lambda client: client.reference(None),
+    "reload": lambda client: client.reload(CONFIG),
 }
 
 

@@ -111,44 +111,22 @@ def test_a_last_known_row_that_has_changed_is_another_value(monkeypatch: pytest.
 def test_the_default_is_a_tier_of_views_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(monkeypatch, policy=POLICY | {"order": ["primary"]}, views=VIEWS)
     house.client.write_to_online_store(
-        "v", {"k": [1, 2, 3], "f": [2.0, 3.0, None], "s": [None] * 3, "event_timestamp": [_date(house)] * 3}
+        "v", {"k": [1, 2], "f": [2.0, 3.0], "s": [None, None], "event_timestamp": [_date(house)] * 2}
     )
     house.client.write_to_online_store("w", {"k": [1, 2], "g": [2.0, 3.0], "event_timestamp": [_date(house)] * 2})
-    house.get([1, 2, 3], features=["v:f", "v:s", "w:g"])
+    house.get([1, 2], features=["v:f", "v:s", "w:g"])
     house.get([1, 2], features=["v:s"])
 
     told = compared(house.client)
 
     assert list(told["views"]) == ["v"]
     default = tier(told, "default")
-    assert (default["rows"], default["answered"], default["other"], default["behind_s"]) == (3, 1.0, 0.666667, None)
+    assert (default["rows"], default["answered"], default["other"], default["behind_s"]) == (2, 1.0, 0.5, None)
     assert default["features"]["s"]["other"] == 0.0
 
 
 def _date(house: House) -> Any:
     return np.datetime64(int((house.clock.wall() - 60) * 1e6), "us")
-
-
-def test_a_default_is_another_value_than_a_stored_null(monkeypatch: pytest.MonkeyPatch) -> None:
-    number = {"name": "v", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32", "default": 2.0}}}
-    house = House(monkeypatch, policy=POLICY | {"order": ["primary"]}, views=[number])
-    house.has("primary", {1: float("nan")})
-    house.get()
-
-    assert tier(compared(house.client), "default")["other"] == 1.0
-
-
-def test_a_text_of_the_same_length_is_another_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(monkeypatch, policy=POLICY, views=VIEWS)
-    for name, text in (("primary", "no"), ("second", "on"), ("standby", "no")):
-        table = {"k": [1], "f": [2.0], "s": [text], "event_timestamp": [_date(house)]}
-        house.store(name).write(house.client._batch("v", table), house.clock.monotonic() + 5)
-    house.get(features=["v:s"])
-
-    told = compared(house.client)
-
-    assert [tier(told, name)["other"] for name in ("second", "standby")] == [1.0, 0.0]
-    assert tier(told, "second")["features"] == {"s": {"other": 1.0, "mean_abs": None, "most_abs": None}}
 
 
 @pytest.mark.parametrize(("on_expired", "answered"), [("fallback", 1.0), ("serve", 1.0), ("default", 0.0)])
@@ -244,20 +222,6 @@ def test_no_replica_is_read_while_a_gate_is_open(monkeypatch: pytest.MonkeyPatch
     assert [one["tier"] for one in told["views"]["v"]] == ["standby"]
 
 
-def test_no_replica_is_read_while_the_gate_of_a_shard_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(monkeypatch, policy=POLICY | {"breaker": {"open_s": 60}})
-    house.has("primary", {1: 1.0})
-    shards = house.client._serving.gates("second", tell=lambda *_: None, watch=lambda *_: None)
-    assert shards is not None
-    asked = shards.admit("10.0.0.2:6379")
-    assert asked is not None
-    house.get()
-    asked.gate._become(State.OPEN, house.clock.monotonic())
-
-    assert compared(house.client)["sources"]["second"]["skipped"] == 1
-    assert house.store("second").reads == 0
-
-
 def test_no_drained_replica_is_read(house: House) -> None:
     house.client.steer("second", "drain", reason="a disk is swapped")
     house.get()
@@ -319,16 +283,6 @@ def test_what_waits_is_bounded(house: House) -> None:
 
     told = compared(house.client)
     assert (told["compared"], told["dropped"]) == (33, 9)
-
-
-def test_there_is_nothing_more_to_do_once_nothing_was_drawn_for_a_while(house: House) -> None:
-    house.get()
-    assert compared(house.client)["compared"] == 1
-    assert house.client._compare() == 0.1
-
-    house.clock.advance(11)
-
-    assert house.client._compare() is None
 
 
 def test_what_is_told_is_of_late(house: House) -> None:
