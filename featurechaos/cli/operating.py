@@ -1,4 +1,4 @@
-"""`status`, `source` and `faults`: a running service seen and steered from outside, over its own endpoints."""
+"""`status`, `reload`, `source`, `faults`: a running service seen and steered from outside, over its own endpoints."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ def status(config: Config = CONFIG, at: At = None, as_json: Json = False) -> Non
         put_json(told)
         return
     put(f"{told['project']} ({told['config']}), pid {told['pid']}, at {told['at']}")
+    put(f"policy {told['policy']['version']}, loaded {told['policy']['loaded']}")
+    if refused := told["policy"]["refused"]:
+        put(f"a reload was refused: {refused} (incident {told['policy']['incident']})")
     if told.get("bypass"):
         put("FEATURECHAOS_BYPASS is set: one read of the first source, and nothing else")
     for title, header, rows in _tables(told):
@@ -88,6 +91,20 @@ def auto(
 ) -> None:
     """Decide on this source by itself again."""
     _steer(name, "auto", reason, config, at, as_json=as_json)
+
+
+def reload(config: Config = CONFIG, at: At = None, as_json: Json = False) -> None:
+    """Have a running service read its own config anew, and serve under its policy without a restart.
+
+    What it may not take leaves it as it is, and is told in one sentence.
+    """
+    told = remote.reload(*_control(settings_of(config), at))
+    if as_json:
+        put_json(told)
+        return
+    for line in told["changed"] or ["nothing has changed"]:
+        put(line)
+    say(f"policy {told['version']} is in force")
 
 
 def listing(config: Config = CONFIG, at: At = None, as_json: Json = False) -> None:
@@ -297,6 +314,7 @@ def _fault(one: dict[str, Any]) -> list[Text | str]:
 
 COMMANDS: Commands = {
     "status": (status, ["featurechaos status", "featurechaos status --at 127.0.0.1:9464 --json"]),
+    "reload": (reload, ["featurechaos reload", "featurechaos reload --at 127.0.0.1:9911 --json"]),
 }
 SOURCE_COMMANDS: Commands = {
     "drain": (drain, ["featurechaos source drain primary --reason 'disk swap, change 4711'"]),

@@ -20,7 +20,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from featurechaos.errors import ChaosRefused
+from featurechaos.errors import ChaosRefused, SpecError
 from featurechaos.faults import Fault
 from featurechaos.faults.orders import body_of
 
@@ -115,6 +115,14 @@ def steer(endpoint: str, token: str, source: str, order: str, *, reason: str) ->
     return _whole("POST", _beside(endpoint, f"/sources/{quote(source, safe='')}"), token, body)
 
 
+def reload(endpoint: str, token: str) -> dict[str, Any]:
+    """Have the service there read its own config anew: as `client.reload()` there.
+
+    Raises SpecError, in its words, where it does not take it and goes on as it did.
+    """
+    return _whole("POST", _beside(endpoint, "/reload"), token, json.dumps({"who": _who()}))
+
+
 def _beside(endpoint: str, path: str) -> str:
     return urlunsplit(urlsplit(endpoint)._replace(path=path))
 
@@ -147,6 +155,8 @@ def _asked(connection: HTTPConnection, method: str, endpoint: str, token: str, b
     except (OSError, HTTPException) as error:
         hint = f"; {_IS_IT_UP}" if isinstance(error, ConnectionRefusedError) else ""
         raise ChaosRefused(f"{_about(endpoint)}: no answer: {error or type(error).__name__}{hint}") from error
+    if answer.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        raise SpecError(_problem(answer.read()))
     if answer.status != 200:
         hint = f"; {_NOT_ITS_TOKEN}" if answer.status == HTTPStatus.UNAUTHORIZED else ""
         raise ChaosRefused(f"{_about(endpoint)}: {_problem(answer.read())}{hint}")

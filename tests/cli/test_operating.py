@@ -1,7 +1,8 @@
-"""`status`, `source` and `faults` against a service that runs in this process, over its sockets."""
+"""`status`, `reload`, `source` and `faults` against a service that runs in this process, over its sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import os
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from featurechaos import FeatureClient, Origin
-from featurechaos.faults.remote import steer
+from featurechaos import AsyncFeatureClient, FeatureClient, Origin, SpecError
+from featurechaos.faults.remote import reload, steer
 from tests.cli.conftest import MEMORY, Run, start
 
 TOKEN = "a-token-that-only-tests-know"
@@ -116,6 +117,75 @@ def test_drain_hold_and_auto(service: FeatureClient, run: Run) -> None:
     assert service._serving.steer.standing == {}
 
 
+def rewritten(folder: Path, old: str, new: str) -> None:
+    path = folder / "featurechaos.yaml"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_reload_says_what_it_changed(service: FeatureClient, folder: Path, run: Run) -> None:
+    same = run("reload", "--at", at(service))
+    rewritten(folder, "deadline_s: 0.5", "deadline_s: 0.4, on_exhausted: raise")
+    ran, again = run("reload", "--at", at(service)), run("reload", "--at", at(service), "--json")
+
+    version = service.status()["policy"]["version"]
+    assert (same.code, same.out) == (0, "nothing has changed\n")
+    assert (ran.code, ran.err) == (0, f"policy {version} is in force\n")
+    assert ran.out == "policy.deadline_s: 0.5 -> 0.4\npolicy.on_exhausted: default -> raise\n"
+    assert json.loads(again.out) == {"changed": [], "version": version}
+    assert service.settings.policy.deadline_s == 0.4
+    assert f"policy {version}, loaded " in run("status", "--at", at(service)).out
+
+
+def test_a_reload_that_is_refused_is_told_as_a_wrong_config_is(
+    service: FeatureClient, folder: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewritten(folder, "second: {type: memory}", "second: {type: memory, timeout_s: 0.02}")
+    why = "featurechaos.yaml: sources.second.timeout_s: 0.015 -> 0.02 wants a restart"
+
+    with pytest.raises(SpecError, match="wants a restart"):
+        reload(str(service.status()["control"]), TOKEN)
+    asked, refused = caplog.messages[-2:]
+    ran = run("reload", "--at", at(service))
+
+    assert asked.startswith("reload: by ")
+    assert f"pid {os.getpid()}" in asked
+    assert refused == f"policy:flights: refused: {why} (incident {service.status()['policy']['incident']})"
+    assert (ran.code, ran.out, ran.err) == (2, "", f"featurechaos: {why}\n")
+    shown = run("status", "--at", at(service)).out
+    assert "a reload was refused" in shown
+    rewritten(folder, "deadline_s: 0.5", "deadline_s: -1")
+    ran = run("reload", "--at", at(service))
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "featurechaos: featurechaos.yaml: policy.deadline_s: wanted a number more than 0, got -1\n"
+
+
+def test_a_service_that_was_made_from_a_mapping_has_nothing_to_read_anew(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+    (folder / "featurechaos.yaml").write_text(SERVICE)
+    with FeatureClient.from_config({**yaml.safe_load(SERVICE), "metrics": None}) as client:
+        client.ready()
+
+        ran = run("reload", "--at", at(client))
+
+    assert ran.code == 1
+    assert "this client was made from a mapping" in ran.err
+
+
+def test_an_async_service_is_reloaded_from_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", TOKEN)
+    (folder / "featurechaos.yaml").write_text(SERVICE)
+
+    async def day() -> Any:
+        async with AsyncFeatureClient.from_config(folder / "featurechaos.yaml") as client:
+            await client.ready()
+            rewritten(folder, "deadline_s: 0.5", "deadline_s: 0.4")
+            return await asyncio.to_thread(reload, str(client.status()["control"]), TOKEN)
+
+    assert asyncio.run(day())["changed"] == ["policy.deadline_s: 0.5 -> 0.4"]
+
+
 def test_who_orders_what_and_why_is_on_record(service: FeatureClient, caplog: pytest.LogCaptureFixture) -> None:
     steer(str(service.status()["control"]), TOKEN, "primary", "drain", reason="change 4711\nforged: a line")
 
@@ -169,7 +239,7 @@ def test_a_wrong_token_is_refused(service: FeatureClient, run: Run, monkeypatch:
     assert service._serving.steer.standing == {}
 
 
-@pytest.mark.parametrize("command", ["status", "source drain primary --reason x", "faults list"])
+@pytest.mark.parametrize("command", ["status", "reload", "source drain primary --reason x", "faults list"])
 def test_a_config_that_names_no_port_says_what_to_write(folder: Path, run: Run, command: str) -> None:
     ran = run(*command.split())
 
@@ -177,7 +247,7 @@ def test_a_config_that_names_no_port_says_what_to_write(folder: Path, run: Run, 
     assert "chaos.listen" in ran.err
 
 
-@pytest.mark.parametrize("command", ["status", "faults list", "source auto primary"])
+@pytest.mark.parametrize("command", ["status", "reload", "faults list", "source auto primary"])
 def test_a_service_that_is_not_there_is_told(
     folder: Path, run: Run, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

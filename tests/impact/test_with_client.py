@@ -144,7 +144,7 @@ def test_each_tier_behind_the_source_is_priced_before_it_is_needed() -> None:
     stale[300:] = RISK[300:]
     with FeatureClient.from_config(CONFIG | {"sources": sources, "policy": policy}, clock=ManualClock()) as client:
         then = np.full(ROWS, int((client.clock.wall() - 60) * 1e6)).astype("M8[us]")
-        for store, risks, rows in (("primary", RISK, ROWS), ("second", stale, 350)):
+        for store, risks, rows in (("primary", RISK, ROWS), ("second", stale, 360)):
             kept = {"tail": np.arange(rows), "risk": risks[:rows], "event_timestamp": then[:rows]}
             client.store(store).write(client._batch("plane", kept), client.clock.monotonic() + 5)
         with ImpactMonitor(client, predict=risk, threshold=0.5, sample_share=0.0) as monitor:
@@ -156,9 +156,9 @@ def test_each_tier_behind_the_source_is_priced_before_it_is_needed() -> None:
             prices = monitor.tiers()
             told = client.status()["shadow"]["models"]
 
-    flips = int(((RISK >= 0.5) != (stale >= 0.5))[:350].sum())
-    assert (prices["second"]["pairs"], prices["second"]["flips"], prices["second"]["failed"]) == (350, flips, 0)
-    assert prices["second"]["mean_abs_delta"] == pytest.approx(float(np.abs(RISK - stale)[:350].mean()), rel=1e-5)
+    flips = int(((RISK >= 0.5) != (stale >= 0.5))[:360].sum())
+    assert (prices["second"]["pairs"], prices["second"]["flips"], prices["second"]["failed"]) == (360, flips, 0)
+    assert prices["second"]["mean_abs_delta"] == pytest.approx(float(np.abs(RISK - stale)[:360].mean()), rel=1e-5)
     assert prices["default"]["pairs"] == ROWS
     assert prices["default"]["flips"] == int((RISK < 0.5).sum())
     assert told == {"default": prices}
