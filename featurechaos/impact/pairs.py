@@ -179,14 +179,19 @@ class Tally:
 
 
 class Ledger:
-    """The one place pairs are added up, in place; safe to share between threads."""
+    """The one place pairs are added up, in place; safe to share between threads.
 
-    __slots__ = ("_causes", "_keyed", "_kind", "_lock", "_origins", "_tally", "_total")
+    Nearly all responses are served one way throughout. Their pairs are added up once, under their one key, and come
+    into the total, the origins and the causes when somebody looks.
+    """
+
+    __slots__ = ("_alike", "_causes", "_keyed", "_kind", "_lock", "_origins", "_tally", "_total")
 
     def __init__(self, kind: Kind = PROBABILITY) -> None:
         self._lock = threading.Lock()
         self._kind = kind
         self._total = _Running(kind)
+        self._alike: dict[PairKey, _Running] = {}
         self._keyed: dict[PairKey, _Running] = {}
         self._origins: dict[Origin, _Running] = {}
         self._causes: dict[Cause, _Running] = {}
@@ -195,10 +200,13 @@ class Ledger:
     def add(self, more: Pairs) -> None:
         with self._lock:
             self._tally.add(more)
-            self._total.add(more.total)
-            self._add_to(self._keyed, more.keyed)
-            self._add_to(self._origins, more.origins)
-            self._add_to(self._causes, more.causes)
+            if len(more.keyed) == 1 and more.total in more.keyed.values():
+                self._add_to(self._alike, more.keyed)
+            else:
+                self._total.add(more.total)
+                self._add_to(self._keyed, more.keyed)
+                self._add_to(self._origins, more.origins)
+                self._add_to(self._causes, more.causes)
 
     def _add_to(self, ours: dict[_K, _Running], theirs: Mapping[_K, Block]) -> None:
         for key, block in theirs.items():
@@ -216,13 +224,16 @@ class Ledger:
     def snapshot(self) -> Pairs:
         """Everything so far, as a value that no longer changes."""
         with self._lock:
-            return Pairs(
+            alike = [(key, running.block()) for key, running in self._alike.items()]
+            mixed = Pairs(
                 self._total.block(),
                 {key: running.block() for key, running in self._keyed.items()},
                 {key: running.block() for key, running in self._origins.items()},
                 {key: running.block() for key, running in self._causes.items()},
                 **asdict(self._tally),
             )
+        spread = (Pairs(block, {key: block}, {key.origin: block}, {key.cause: block}) for key, block in alike)
+        return reduce(Pairs.__add__, spread, mixed)
 
 
 class _Running:

@@ -239,6 +239,21 @@ def test_pairs_are_not_read_from_anything_else(told: dict[str, object]) -> None:
         Pairs.from_dict(told)
 
 
+@given(stream, st.lists(st.integers(0, 30), max_size=5))
+def test_a_ledger_adds_up_to_the_whole_of_what_it_was_given(
+    rows: list[tuple[Row, Row, float, float]], places: list[int]
+) -> None:
+    edges = [0, *sorted(min(place, len(rows)) for place in places), len(rows)]
+    ledger = Ledger()
+
+    for begin, end in pairwise(edges):
+        ledger.add(counted(rows[begin:end]))
+    for row in rows:
+        ledger.add(counted([row]) + Pairs(predictions=2, sampled=1))
+
+    assert ledger.snapshot() == counted(rows) + counted(rows) + Pairs(predictions=2 * len(rows), sampled=len(rows))
+
+
 def test_a_ledger_loses_nothing_between_threads() -> None:
     ledger, one = Ledger(), counted([(SNAPSHOT, FRESH, 0.9, 0.1), (FRESH, FRESH, 0.2, 0.2)])
 
