@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("featurechaos")
 
 _LOOK_S = 0.05
+_NO_CAUSE, _KEY_NULL = np.uint8(Cause.NONE), np.uint8(Cause.KEY_NULL)
 _LOGGED = {"schema.learned": logging.INFO}
 
 _EXTRA = {
@@ -152,7 +153,7 @@ class Observer:
     def _fell_back(self, view: str, answer: ViewAnswer) -> None:
         """Count the rows that are not simply the primary's, as their provenance has them."""
         truth = answer.provenance
-        cause = np.where(truth.cause == Cause.KEY_NULL, np.uint8(Cause.NONE), truth.cause)
+        cause = np.where(truth.cause == _KEY_NULL, _NO_CAUSE, truth.cause)
         if cause.any():
             left = answer.rules.online[0] if answer.rules.online else ""
             self.counters.fallbacks(view, left, cause, injected=truth.injected)

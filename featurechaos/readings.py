@@ -20,7 +20,15 @@ from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, Sto
 from featurechaos.model import NO_TIME_US, STATUS_OF, Cause, Origin, Status, Verdict
 from featurechaos.stores import Answer, Ask, Block, Columns, Partial
 
-_FRESH, _new = int(Verdict.FRESH), object.__new__
+_new = object.__new__
+# Plain ints: numpy takes three to six times as long to compare an array with a member of an enum.
+_UNANSWERED, _FRESH, _MISSING, _BURIED, _EXPIRED, _PAST, _CORRUPT, _PARTIAL = map(int, Verdict)
+_NO_CAUSE, _NO_ORIGIN, _PRIMARY, _DEFAULTED = map(int, (Cause.NONE, Origin.NONE, Origin.PRIMARY, Origin.DEFAULT))
+_STATUS_CORRUPT = int(Status.CORRUPT)
+_IS_DATED = ~np.isin(np.arange(len(Verdict)), (_UNANSWERED, _MISSING, _CORRUPT))
+_REFUSED_AS = np.zeros(len(Verdict), np.uint8)
+"""The verdict of a row that no online source spoke of and no local copy may be served of, by that copy's."""
+_REFUSED_AS[[_EXPIRED, _PAST, _CORRUPT]] = _EXPIRED, _EXPIRED, _CORRUPT
 
 Flags = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
@@ -290,11 +298,11 @@ def judge(rows: Rows, rules: Rules, wall_us: int) -> None:
         return
     soft, hard = rules.ttl_us, rules.hard_us
     verdict = rows.verdicts
-    fresh = verdict == Verdict.FRESH
+    fresh = verdict == _FRESH
     if soft is not None:
-        verdict[fresh & (event_time < wall_us - soft)] = Verdict.EXPIRED
+        verdict[fresh & (event_time < wall_us - soft)] = _EXPIRED
     if hard is not None:
-        verdict[(fresh | (verdict == Verdict.PARTIAL)) & (event_time < wall_us - hard)] = Verdict.PAST
+        verdict[(fresh | (verdict == _PARTIAL)) & (event_time < wall_us - hard)] = _PAST
     rows.verdict = verdict
 
 
@@ -308,6 +316,9 @@ class Action(IntEnum):
     """It is the answer, unless what is held hides it."""
     DEFAULT = 3
     """The policy sends the row straight to its default."""
+
+
+_SERVE, _HOLD, _TO_DEFAULT = int(Action.SERVE), int(Action.HOLD), int(Action.DEFAULT)
 
 
 @cache
@@ -337,7 +348,7 @@ class Walk:
 
     def __init__(self, ask: Ask) -> None:
         n = len(ask.keys)
-        self.rows = Rows.blank(ask.layout, n, Verdict.UNANSWERED)
+        self.rows = Rows.blank(ask.layout, n, _UNANSWERED)
         self.rows.verdict = self.rows.verdicts  # an array from now on, changed in place
         self.origin, self.cause = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         self.injected = np.zeros(n, bool)
@@ -350,12 +361,11 @@ class Walk:
 
     @property
     def index(self) -> Index:
-        return np.flatnonzero(self.open)
+        return self.open.nonzero()[0]
 
     def failed(self, index: Index, cause: Cause, *, injected: bool) -> None:
         """Nobody answered for these rows."""
-        causes = self.cause[index]
-        self.cause[index] = np.where(causes == Cause.NONE, cause, causes)
+        self.cause[index[self.cause[index] == _NO_CAUSE]] = cause
         if injected:
             self.kept_from(index)
 
@@ -371,32 +381,33 @@ class Walk:
         defaulted (NONE for a row it settled by serving it)."""
         verdict = answer.rows.verdicts
         event_time = answer.rows.event_time
-        is_first = self.first[index] == Verdict.UNANSWERED
+        is_first = self.first[index] == _UNANSWERED
         self.first[index] = np.where(is_first, verdict, self.first[index])
 
         held = self.rows.verdicts[index]
-        is_beaten = (held == Verdict.EXPIRED) | (held == Verdict.BURIED)
+        is_beaten = (held == _EXPIRED) | (held == _BURIED)
         is_beaten &= event_time <= self.rows.event_time[index]
-        is_beaten |= (verdict == Verdict.PARTIAL) & (held != Verdict.UNANSWERED)
+        is_beaten |= (verdict == _PARTIAL) & (held != _UNANSWERED)
         action = actions(rules.on_missing, rules.on_expired)[is_first.astype(np.uint8), verdict]
-        stops = (action == Action.SERVE) & ~is_beaten
-        take = stops | ((action == Action.HOLD) & ~is_beaten)
-        defaulted = action == Action.DEFAULT
+        stops = (action == _SERVE) & ~is_beaten
+        take = stops | ((action == _HOLD) & ~is_beaten)
+        defaulted = action == _TO_DEFAULT
 
         why = _CAUSE_OF[verdict]
         if not isinstance(answer.cause, int):
-            why = np.where(answer.cause != Cause.NONE, answer.cause, why)
-        cause = np.where(stops, np.uint8(Cause.NONE), why)
+            why = np.where(answer.cause != _NO_CAUSE, answer.cause, why)
+        cause = np.where(stops, np.uint8(_NO_CAUSE), why)
         earlier = self.cause[index]
-        self.cause[index] = np.where(earlier == Cause.NONE, cause, earlier)
-        at = index[take]
-        if len(at):
-            self.rows.put(at, answer.rows, np.flatnonzero(take))
-            self.origin[at] = answer.origin if isinstance(answer.origin, int) else answer.origin[take]
+        self.cause[index] = np.where(earlier == _NO_CAUSE, cause, earlier)
+        mine = take.nonzero()[0]
+        if len(mine):
+            at = index[mine]
+            self.rows.put(at, answer.rows, mine)
+            self.origin[at] = answer.origin if isinstance(answer.origin, int) else answer.origin[mine]
         if answer.injected is not False:
             self.injected[index] |= answer.injected
         self._keep_clean(index, answer)
-        undated = index[stops & ((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED))]
+        undated = index[stops & ((verdict == _MISSING) | (verdict == _BURIED))]
         self.rows.event_time[undated] = NO_TIME_US  # a tombstone's date is not the date of a value
         done = index[defaulted]
         self.rows.verdicts[done] = self.first[done]
@@ -409,9 +420,9 @@ class Walk:
         if answer.clean is None:
             return
         if self.part.clean is None:
-            self.part.clean = Rows.blank(self.rows.layout, len(self.open), Verdict.UNANSWERED)
+            self.part.clean = Rows.blank(self.rows.layout, len(self.open), _UNANSWERED)
             self.part.clean.verdict = self.part.clean.verdicts
-        new = (self.part.clean.verdicts[index] == Verdict.UNANSWERED) & (answer.clean.verdicts != Verdict.UNANSWERED)
+        new = (self.part.clean.verdicts[index] == _UNANSWERED) & (answer.clean.verdicts != _UNANSWERED)
         self.part.clean.put(index[new], answer.clean, np.flatnonzero(new))
 
 
@@ -431,76 +442,66 @@ def settle(walk: Walk, index: Index, tiers: Sequence[Local], rules: Rules) -> No
     """
     best, time, chosen = _youngest(tiers, len(index))
     held = walk.rows.verdicts[index]
-    candidate = held == Verdict.EXPIRED
-    usable = best == Verdict.FRESH
+    candidate = held == _EXPIRED
+    usable = best == _FRESH
     if rules.on_expired != "default":
-        usable |= best == Verdict.EXPIRED
-    usable &= ~(candidate | (held == Verdict.BURIED)) | (time > walk.rows.event_time[index])
+        usable |= best == _EXPIRED
+    usable &= ~(candidate | (held == _BURIED)) | (time > walk.rows.event_time[index])
     for number, tier in enumerate(tiers):
-        use = usable & (chosen == number)
-        if use.any():
-            at = index[use]
-            walk.rows.put(at, tier.rows, np.flatnonzero(use))
+        mine = (usable & (chosen == number)).nonzero()[0]
+        if len(mine):
+            at = index[mine]
+            walk.rows.put(at, tier.rows, mine)
             walk.origin[at] = tier.origin
             if tier.injected is not False:
-                walk.injected[at] |= tier.injected if isinstance(tier.injected, bool) else tier.injected[use]
-    served = usable | candidate | (held == Verdict.PARTIAL)
-    _refuse(walk, index[~served], best[~served])
+                walk.injected[at] |= tier.injected if isinstance(tier.injected, bool) else tier.injected[mine]
+    lost = (~(usable | candidate | (held == _PARTIAL))).nonzero()[0]
+    if len(lost):
+        _refuse(walk, index[lost], best[lost])
 
 
 def _youngest(tiers: Sequence[Local], n: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int8]]:
     """Per row the later event time over all tiers; a tombstone hides what is older than it."""
-    best = np.full(n, Verdict.UNANSWERED, np.uint8)
+    best = np.zeros(n, np.uint8)  # UNANSWERED
     time = np.full(n, NO_TIME_US, np.int64)
     chosen = np.full(n, -1, np.int8)
     for number, tier in enumerate(tiers):
         verdict, event_time = tier.rows.verdicts, tier.rows.event_time
-        dated = (verdict != Verdict.MISSING) & (verdict != Verdict.UNANSWERED) & (verdict != Verdict.CORRUPT)
-        damaged = (verdict == Verdict.CORRUPT) & (best == Verdict.UNANSWERED)
-        best[damaged] = Verdict.CORRUPT
-        unset = (best == Verdict.UNANSWERED) | (best == Verdict.CORRUPT)
-        wins = dated & (unset | (event_time > time))
+        best[(verdict == _CORRUPT) & (best == _UNANSWERED)] = _CORRUPT
+        wins = (_IS_DATED[verdict] & ((chosen < 0) | (event_time > time))).nonzero()[0]
         best[wins], time[wins], chosen[wins] = verdict[wins], event_time[wins], number
     return best, time, chosen
 
 
 def _refuse(walk: Walk, index: Index, local: Codes) -> None:
-    """Rows nobody can serve: blank, with the verdict their status comes from."""
-    if not len(index):
-        return
-    first = walk.first[index]
-    refused = np.where(local == Verdict.PAST, Verdict.EXPIRED, local)
-    refused[(refused != Verdict.EXPIRED) & (refused != Verdict.CORRUPT)] = Verdict.UNANSWERED
-    verdict = np.where(first == Verdict.UNANSWERED, refused, first).astype(np.uint8)
-    walk.rows.put(index, Rows.blank(walk.rows.layout, len(index), Verdict.UNANSWERED), np.arange(len(index)))
+    """Rows nobody can serve: without a value, with the verdict their status comes from."""
+    verdict = walk.first[index]
+    unheard = (verdict == _UNANSWERED).nonzero()[0]
+    verdict[unheard] = _REFUSED_AS[local[unheard]]
     walk.rows.verdicts[index] = verdict
-    walk.origin[index] = Origin.NONE
-    lost = ~((verdict == Verdict.MISSING) | (verdict == Verdict.BURIED) | walk.defaulted[index])
-    if lost.any():
+    lost = index[~((verdict == _MISSING) | (verdict == _BURIED) | walk.defaulted[index])]
+    if len(lost):
         exhausted = walk.part.exhausted if walk.part.exhausted is not None else np.zeros(len(walk.open), bool)
-        exhausted[index[lost]] = True
+        exhausted[lost] = True
         walk.part.exhausted = exhausted
     walk.defaulted[index] = True
 
 
 def finish(walk: Walk, *, has_default: bool, raises: bool) -> Part:
-    """Close a walk: statuses from verdicts, defaulted rows marked, the walk let go.
+    """Close a walk: statuses from verdicts, defaulted rows without a value and marked, the walk let go.
 
     Where the caller wants to be told (`raises`), exhausted rows stay without a value.
     """
     part = walk.part
     part.status = STATUS_OF[walk.rows.verdicts]
-    blank = walk.defaulted
-    if blank.any():
-        at = np.flatnonzero(blank)
-        verdict = walk.rows.verdicts[at]
-        walk.rows.put(at, Rows.blank(walk.rows.layout, len(at), Verdict.UNANSWERED), np.arange(len(at)))
-        walk.rows.verdicts[at] = verdict
-        walk.origin[at] = Origin.DEFAULT if has_default else Origin.NONE
+    at = walk.defaulted.nonzero()[0]
+    if len(at):
+        walk.rows.clear(at)
+        walk.origin[at] = _DEFAULTED if has_default else _NO_ORIGIN
         if raises and part.exhausted is not None:
-            walk.origin[part.exhausted] = Origin.NONE
-    from_primary = (walk.origin == Origin.PRIMARY) & (part.status != Status.CORRUPT)
-    walk.cause[from_primary] = Cause.NONE
+            walk.origin[part.exhausted] = _NO_ORIGIN
+    from_primary = (walk.origin == _PRIMARY) & (part.status != _STATUS_CORRUPT)
+    walk.cause[from_primary] = _NO_CAUSE
     part.walk = None
     return part
 

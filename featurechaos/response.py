@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FACTS = Struct("<qd4B")
 _BYTES = [bytes((code,)) for code in range(16)]
+_PRIMARY, _REPLICA, _DEFAULT = int(Origin.PRIMARY), int(Origin.REPLICA), int(Origin.DEFAULT)
+_PRESENT, _NOT_FOUND = int(Status.PRESENT), int(Status.NOT_FOUND)
 
 
 class Provenance(NamedTuple):
@@ -200,8 +202,8 @@ class ViewAnswer:
         if part.is_fresh:
             return np.zeros(self.fan.n, bool)
         truth = self.provenance
-        online = (truth.origin == Origin.PRIMARY) | (truth.origin == Origin.REPLICA)
-        return np.asarray(~(((truth.status == Status.PRESENT) & online) | (truth.status == Status.NOT_FOUND)))
+        online = (truth.origin == _PRIMARY) | (truth.origin == _REPLICA)
+        return np.asarray(~(((truth.status == _PRESENT) & online) | (truth.status == _NOT_FOUND)))
 
     @property
     def may_default(self) -> bool:
@@ -225,7 +227,7 @@ class ViewAnswer:
     def _defaulted(self, feature: Feature) -> Flags | None:
         if feature.default is None or not self.may_default:
             return None
-        defaulted: Flags = self.provenance.origin == Origin.DEFAULT
+        defaulted: Flags = self.provenance.origin == _DEFAULT
         return defaulted if defaulted.any() else None
 
 

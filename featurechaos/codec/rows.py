@@ -140,6 +140,15 @@ class Rows:
         self.blobs = None
         self.ready = {}
 
+    def clear(self, places: NDArray[np.intp]) -> None:
+        """Leave some rows without a value; their verdicts stay."""
+        self.words[places] = self.layout.blank
+        if (tails := self.tails) is not None:
+            for place in places.tolist():
+                tails[place] = b""
+        self.blobs = None
+        self.ready = {}
+
 
 def column(rows: Rows, feature: str) -> NDArray[Any]:
     """One feature's values, (n,) or (n, dim), dtype as declared, C order, ours to write.
@@ -206,4 +215,4 @@ def _tail_column(rows: Rows, spot: Spot) -> NDArray[Any]:
 
 def _places(index: Index) -> NDArray[np.intp]:
     places = np.asarray(index)
-    return np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.intp, copy=False)
+    return places.nonzero()[0] if places.dtype == np.bool_ else places.astype(np.intp, copy=False)

@@ -36,6 +36,9 @@ _STEPS = 20
 _WHOLE = 0.8
 """Counts that reach back so far into the window are the window's."""
 
+_UNANSWERED, _FRESH = int(Verdict.UNANSWERED), int(Verdict.FRESH)
+_MISSING, _EXPIRED = int(Verdict.MISSING), int(Verdict.EXPIRED)
+
 
 @dataclass(frozen=True, slots=True)
 class Emptiness:
@@ -183,9 +186,9 @@ class Empty:
 
     def _weighed(self, request: Request, reading: Reading, watch: Watch) -> Plan[Reading]:
         """The reading, or what is to be believed of it."""
-        lacking = [part.rows.verdicts == Verdict.MISSING for part in reading.parts]
+        lacking = [part.rows.verdicts == _MISSING for part in reading.parts]
         missing, lacked = sum(int(each.sum()) for each in lacking), 0
-        total = sum(int((part.rows.verdicts != Verdict.UNANSWERED).sum()) for part in reading.parts)
+        total = sum(int((part.rows.verdicts != _UNANSWERED).sum()) for part in reading.parts)
         if not self._is_picked(request):
             for position in watch.worth_a_look([int(each.sum()) for each in lacking], self._clock.monotonic()):
                 lacked += yield from self._contradicted(request, position, np.flatnonzero(lacking[position]))
@@ -250,12 +253,12 @@ def _doubted(reading: Reading, lacking: Sequence[Flags]) -> Reading:
     for part, each in zip(reading.parts, lacking, strict=True):
         if each.any():
             verdict = part.rows.verdicts
-            verdict[each] = Verdict.UNANSWERED
+            verdict[each] = _UNANSWERED
             part.rows.verdict = verdict
     return reading
 
 
 def _lives(part: Part, oldest_us: int) -> Flags:
     verdict = part.rows.verdicts
-    lives: Flags = (verdict == Verdict.FRESH) | (verdict == Verdict.EXPIRED)
+    lives: Flags = (verdict == _FRESH) | (verdict == _EXPIRED)
     return lives & (part.rows.event_time >= oldest_us)

@@ -11,6 +11,8 @@ from featurechaos.errors import StoreError
 from featurechaos.model import Cause
 from featurechaos.readings import Part, Reading, Request, Walk, cause_of
 
+_NO_CAUSE = int(Cause.NONE)
+
 
 class Failover:
     """Walk the online sources of each view's order, row by row.
@@ -104,7 +106,7 @@ def _heard(request: Request, walks: Sequence[Walk | None], source: str, parts: S
         if walk is None:
             continue
         causes = walk.heard(walk.index, part, rules)
-        numbers, counts = np.unique(causes[causes != Cause.NONE], return_counts=True)
+        numbers, counts = np.unique(causes[causes != _NO_CAUSE], return_counts=True)
         if len(numbers):
             moved = {Cause(int(number)): int(count) for number, count in zip(numbers, counts, strict=True)}
             yield from note("rows.moved", source, view=ask.view.name, causes=moved, injected=part.injected)

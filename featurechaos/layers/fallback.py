@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from featurechaos.codec import decode
 from featurechaos.effects import Next, Plan, note
 from featurechaos.errors import StoreError
@@ -13,6 +11,8 @@ from featurechaos.memory import LastKnown
 from featurechaos.model import Origin, Verdict
 from featurechaos.readings import Index, Local, Part, Reading, Request, Rules, Walk, finish, judge, settle
 from featurechaos.stores import Ask
+
+_MISSING, _BURIED = int(Verdict.MISSING), int(Verdict.BURIED)
 
 
 class Fallback:
@@ -57,12 +57,10 @@ class Fallback:
         Here, and not as each source answers: a later source that lacks a row says nothing of it.
         """
         verdict, true, ids = walk.rows.verdicts, ~walk.injected, ask.keys.ids
-        gone = true & (verdict == Verdict.BURIED)
-        if gone.any():
-            self._memory.forget(ask.view.base, [ids[i] for i in np.flatnonzero(gone)])
-        missing = true & (verdict == Verdict.MISSING)
-        if rules.on_missing == "accept" and missing.any():
-            self._memory.doubt(ask.view.base, [ids[i] for i in np.flatnonzero(missing)])
+        if gone := (true & (verdict == _BURIED)).nonzero()[0].tolist():
+            self._memory.forget(ask.view.base, [ids[i] for i in gone])
+        if rules.on_missing == "accept" and (missing := (true & (verdict == _MISSING)).nonzero()[0].tolist()):
+            self._memory.doubt(ask.view.base, [ids[i] for i in missing])
 
     def _tiers(self, request: Request, parts: Sequence[Part], open_: Sequence[int]) -> Plan[dict[int, list[Local]]]:
         """Every local tier's copy of the open rows, snapshots first: ties go to the lower origin."""
@@ -99,4 +97,4 @@ def _kept_from(parts: Sequence[Part]) -> None:
 
 def _open(part: Part) -> Index:
     assert part.walk is not None
-    return np.flatnonzero(part.walk.open)
+    return part.walk.index

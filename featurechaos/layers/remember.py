@@ -11,6 +11,9 @@ from featurechaos.model import Verdict
 from featurechaos.readings import Part, Reading, Request
 from featurechaos.stores import Ask
 
+_UNANSWERED, _FRESH = int(Verdict.UNANSWERED), int(Verdict.FRESH)
+_EXPIRED, _PAST = int(Verdict.EXPIRED), int(Verdict.PAST)
+
 
 class Remember:
     """Keep what each online source answers; rows that a fault changed are not remembered.
@@ -34,10 +37,8 @@ class Remember:
             self._memory.keep((view,), ask.keys.ids, (rows.blobs,))
             return
         verdict = rows.verdicts
-        true = np.ones(len(rows), bool) if clean is None else clean.verdicts == Verdict.UNANSWERED
-        good = np.flatnonzero(
-            true & ((verdict == Verdict.FRESH) | (verdict == Verdict.EXPIRED) | (verdict == Verdict.PAST))
-        )
+        true = np.ones(len(rows), bool) if clean is None else clean.verdicts == _UNANSWERED
+        good = np.flatnonzero(true & ((verdict == _FRESH) | (verdict == _EXPIRED) | (verdict == _PAST)))
         if len(good):
             own = ask.keys.own[good]
             self._memory.keep((view,), [ask.keys.ids[i] for i in good], (seal(rows.take(good), own),))

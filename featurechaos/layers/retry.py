@@ -19,6 +19,8 @@ from featurechaos.locks import Locked
 from featurechaos.model import Cause
 from featurechaos.readings import Flags, Part, Reading, Request, spread
 
+_TIMEOUT, _REFUSED = int(Cause.TIMEOUT), int(Cause.REFUSED)
+
 
 class Budget(Locked):
     """Tokens that retries and hedges of all requests share.
@@ -59,9 +61,8 @@ class Budget(Locked):
 
 def _may_pass(part: Part) -> Flags:
     """Rows that nobody answered for, and not for want of asking."""
-    return np.asarray(
-        (spread(part.cause, len(part)) == Cause.TIMEOUT) | (spread(part.cause, len(part)) == Cause.REFUSED)
-    )
+    cause = spread(part.cause, len(part))
+    return np.asarray((cause == _TIMEOUT) | (cause == _REFUSED))
 
 
 class Retry:
