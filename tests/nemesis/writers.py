@@ -31,6 +31,8 @@ KEEP_IMAGES = 8
 _DELETER, _PUBLISHER, _BACKFILLER = 7, 8, 9
 _PLACES = 10
 _LAG_US = 2000
+_AGAIN_S = 0.02
+"""Between tries of a backfill; each brings event times of its own."""
 _wall = SystemClock().wall
 
 
@@ -48,7 +50,8 @@ class Author:
         times = [newest - int(rng.random() * lag_s * 1e6) for _ in range(n)]
         return [one // _PLACES * _PLACES + self.number for one in times]
 
-    def write(self, view: int, keys: Sequence[int], times: Sequence[int], generation: int) -> None:
+    def write(self, view: int, keys: Sequence[int], times: Sequence[int], generation: int) -> bool:
+        """Write some rows; whether every store took all of them."""
         kind = KINDS[view]
         rows = [value(view, key, at, generation) for key, at in zip(keys, times, strict=True)]
         table = table_of(view, keys, times, rows)
@@ -56,6 +59,7 @@ class Author:
         records["began"] = now()
         report = self._told(lambda: self.clients[generation].write_to_online_store(kind.name, table))
         self._keep(records, report)
+        return bool((records["primary"] & records["replica"]).all())
 
     def delete(self, keys: Sequence[int]) -> None:
         records = logged(BASE, keys, [int(_wall() * 1e6)] * len(keys), 1, TOMBSTONE)
@@ -145,13 +149,14 @@ class Office:
             view = rng.choice(views)
             self._some(author, view, rng.sample(written_keys(view), ROWS), rng)
 
-    def _some(self, author: Author, view: int, keys: Sequence[int], rng: Random) -> None:
+    def _some(self, author: Author, view: int, keys: Sequence[int], rng: Random) -> bool:
         generation = rng.choice(self.generations) if view == SCORE else 1
         times = author.times(len(keys), KINDS[view].lag_s, rng)
-        author.write(view, keys, times, generation)
+        is_taken = author.write(view, keys, times, generation)
         for key, at in zip(keys, times, strict=True):
             if at > self._newest.get((view, key), (0, 0))[0]:
                 self._newest[view, key] = (at, generation)
+        return is_taken
 
     def _delete(self, number: int) -> None:
         rng, author = Random(f"{self._seed}/{number}"), self._authors[number]
@@ -200,9 +205,12 @@ class Office:
                 self._write_all(self._authors[number], rng)
 
     def _write_all(self, author: Author, rng: Random) -> None:
+        """Every row of every view, until every store has taken them: a store that has just come back may refuse one."""
         for kind in KINDS:
             if kind.name != "marker":
-                self._some(author, kind.number, written_keys(kind.number), rng)
+                while not self._some(author, kind.number, written_keys(kind.number), rng):
+                    if self.stop.wait(_AGAIN_S):
+                        return
 
 
 def main(argument: str) -> None:
