@@ -386,15 +386,15 @@ class Response:
             out[name] = _typed_key(self._entities.column(name, view), name, view)
             if include_event_timestamps:
                 out[f"{name}__ts"] = [0] * len(self)
-        seconds = {view: self._seconds(view) for view in self.views} if include_event_timestamps else {}
-        made = self._lists()
-        no_nulls = self._no_nulls() if len(made) < len(self._wants.features) else set()
-        for one in self._wants.features:
-            if (values := made.get(one.out)) is None:
-                values = _python(self.columns[one.out], None if one.view in no_nulls else self.nulls[one.out])
-            out[one.out] = values
-            if include_event_timestamps:
-                out[f"{one.out}__ts"] = seconds[one.view].copy()
+        values = self._lists()
+        if len(values) < len(self._wants.features):
+            self._add_columns(values)
+        if include_event_timestamps:
+            seconds = {view: self._seconds(view) for view in self.views}
+            for one in self._wants.features:
+                out[one.out], out[f"{one.out}__ts"] = values[one.out], seconds[one.view].copy()
+        else:
+            out.update({name: values[name] for name in self._wants.outs})
         if include_provenance:
             out.update(self._provenance_columns())
         return out
@@ -480,12 +480,18 @@ class Response:
                 made.update(lists(answer.rows, self._wants.selection(view, answer.rows.layout)))
         return made
 
-    def _no_nulls(self) -> set[str]:
-        """Views in which nothing is null, and nobody may have written otherwise."""
-        if "nulls" in self.__dict__:
-            return set()
-        every = ((view, answer.rows) for view, answer in self._answers.items())
-        return {view for view, rows in every if None not in rows.ready and not has_nulls(rows.words, rows.layout)}
+    def _add_columns(self, made: dict[str, list[Any]]) -> None:
+        """Add the other features, as they are in the columns."""
+        every = () if "nulls" in self.__dict__ else self._answers.items()
+        no_nulls = {
+            view
+            for view, answer in every
+            if None not in answer.rows.ready and not has_nulls(answer.rows.words, answer.rows.layout)
+        }
+        for one in self._wants.features:
+            if one.out not in made:
+                absent = None if one.view in no_nulls else self.nulls[one.out]
+                made[one.out] = _python(self.columns[one.out], absent)
 
     def _seconds(self, view: str) -> list[int]:
         """Each row's event time, whole seconds; 0 where there is none."""

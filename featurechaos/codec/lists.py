@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,29 @@ from featurechaos.codec.layout import BITMAP_AT, HEADER_BYTES, Layout, Run, Spot
 from featurechaos.codec.rows import Rows
 
 
+class Piece(NamedTuple):
+    """What is read of one run: elements `span` of a row seen as `dtype`, all of them or those at `places`.
+
+    `kind` is the run's own dtype's, "V" for a vector; `names` are those it goes out under, in order.
+    """
+
+    dtype: np.dtype[Any]
+    span: slice
+    kind: str
+    places: list[int] | None
+    names: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Some features of fixed width of one layout, and the names they go out under.
 
     Attributes:
-        runs: each run with the places wanted of it, None for all, and the names of those.
+        pieces: what is read of each run.
         names: bit in the null bitmap -> name.
     """
 
-    runs: tuple[tuple[Run, list[int] | None, list[str]], ...]
+    pieces: tuple[Piece, ...]
     names: Mapping[int, str]
 
     @classmethod
@@ -32,31 +45,34 @@ class Selection:
         by_run: dict[Run, list[Spot]] = {}
         for spot in sorted(spots, key=lambda spot: spot.at):
             by_run.setdefault(spot.run, []).append(spot)
-        runs = (
-            (
-                run,
+        pieces = [
+            Piece(
+                np.dtype(np.uint8) if run.dtype.kind == "b" else run.dtype,
+                slice(run.at, run.stop),
+                "V" if run.dim else run.dtype.kind,
                 None if len(chosen) == run.count else [spot.at for spot in chosen],
                 [wanted[spot.feature.name] for spot in chosen],
             )
             for run, chosen in by_run.items()
-        )
-        return cls(tuple(runs), {spot.bit: wanted[spot.feature.name] for spot in spots})
+        ]
+        return cls(tuple(pieces), {spot.bit: wanted[spot.feature.name] for spot in spots})
 
 
 def lists(rows: Rows, selection: Selection) -> dict[str, list[Any]]:
     """name -> n Python values as `tolist` makes them of the column; null is None, a date is UTC."""
-    words = rows.words if rows.single is None else np.frombuffer(rows.single, np.uint64).reshape(1, -1)
+    single = rows.single
+    words = rows.words if single is None else np.frombuffer(single, np.uint64).reshape(1, -1)
     out: dict[str, list[Any]] = {}
-    for run, places, names in selection.runs:
-        block = words.view(np.uint8 if run.dtype.kind == "b" else run.dtype)[:, run.at : run.stop]
-        if run.dim:
+    for dtype, span, kind, places, names in selection.pieces:
+        block = words.view(dtype)[:, span]
+        if kind == "V":
             out[names[0]] = block.tolist()
             continue
         cells = block.T if places is None else block.T[places]
-        if run.dtype.kind == "b":
+        if kind == "b":
             cells = cells != 0  # any byte but 0 is True, as in `column`
         values = cells.tolist()
-        if run.dtype.kind == "M":
+        if kind == "M":
             values = [[dated(value) for value in column] for column in values]
         out.update(zip(names, values, strict=True))
     if has_nulls(words, rows.layout):
