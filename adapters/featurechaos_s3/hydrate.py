@@ -1,4 +1,4 @@
-"""`python -m featurechaos_s3.hydrate`: bring replicas up to date, in a process of its own.
+"""Bring replicas up to date, in a process of its own; `child.py` starts it, already nice.
 
 boto3, pyarrow and the sort stay out of the serving process: in a thread there they would hold up its
 reads by tens of milliseconds. The result is files and a rename, so a process costs nothing in design.
@@ -36,7 +36,6 @@ STEPS = ("locked", "checked", "download", "keys", "encode", "seal", "rename", "p
 
 _PR_SET_PDEATHSIG = 1
 _MOST_DETAIL = 500
-_NICE = 10
 MOST_MEMORY_BYTES = 8 << 30
 """Of the process, beside what it maps from files: a part of 500 kB may unpack to terabytes."""
 
@@ -62,7 +61,6 @@ class Refused(FeatureError):
 
 def main() -> int:
     os.umask(0o077)
-    os.nice(_NICE)
     bound_memory(MOST_MEMORY_BYTES)
     job = json.load(sys.stdin)
     _die_with(job["parent"])
@@ -260,7 +258,3 @@ def _die_with(parent: int) -> None:
     # It may have ended before we asked.
     if os.getppid() != parent:
         sys.exit(0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,6 +21,7 @@ import pytest
 from featurechaos.clock import SystemClock
 from featurechaos.codec import column
 from featurechaos.errors import RequestError
+from featurechaos_s3.child import NICE, Hydrator
 from featurechaos_s3.hydrate import STEPS, STOP_AT
 from featurechaos_s3.manifest import Current, Manifest, current_key
 from tests.s3.conftest import DAY_US, JUNE_US, World, planes, publish, read_rows, refresh_here, seats, view_of
@@ -67,6 +68,28 @@ def test_a_child_process_hydrates_and_the_next_one_finds_it_current(each_world: 
     assert seats(store, "N0", "N99", "N100") == [180, 180, None]
     assert store.replica_as_of("plane") == JUNE_US
     store.close()
+
+
+def test_a_child_lets_the_serving_process_go_before_it_from_its_first_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "featurechaos_s3"
+    package.mkdir()
+    (package / "__init__.py").write_text("import os\nNICE = os.nice(0)\n")
+    (package / "hydrate.py").write_text(
+        "import json\nfrom pathlib import Path\nfrom featurechaos_s3 import NICE\n"
+        "group = Path('/proc/self/autogroup')\n"
+        "def main():\n"
+        "    told = group.read_text().split()[-1] if group.exists() else None\n"
+        "    print(json.dumps({'view': 'any', 'nice': NICE, 'group': told}))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    outcomes, why = Hydrator().run({}, 30)
+
+    assert why == ""
+    assert outcomes["any"]["nice"] == min(19, os.nice(0) + NICE)
+    assert outcomes["any"]["group"] in (None, str(NICE))
 
 
 def test_folders_and_files_are_ours_alone(world: World) -> None:
