@@ -334,8 +334,6 @@ class LastKnown(Locked):
 def _within(generations: Iterable[_Generation], most: int) -> Iterator[_Generation]:
     """The newest of these rows, as many as are allowed."""
     for generation in generations:
-        if most <= 0:
-            return
         if len(generation.rows) > most:
             rows = dict(islice(generation.rows.items(), most))
             generation = _Generation(generation.begun, rows, size=_size(rows))  # noqa: PLW2901 - a shorter one
