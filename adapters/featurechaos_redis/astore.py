@@ -18,7 +18,7 @@ from featurechaos_redis.apool import APool
 from featurechaos_redis.errors import ERRORS
 from featurechaos_redis.sentinel import WatchedALinker, WatchedAPool
 from featurechaos_redis.spec import RedisSpec
-from featurechaos_redis.wire import Encoder, Replies, check_rows, split
+from featurechaos_redis.wire import Encoder, Replies, answers
 
 _THEIRS = tuple(ERRORS)
 
@@ -51,7 +51,7 @@ class AsyncRedisStore:
             return [[] for _ in asks]
         try:
             replies = await self._ask(command, until, rows=count)
-            return split(check_rows(replies[0], count), asks)
+            return answers(replies[0], count, asks)
         except _THEIRS as error:
             with translating(ERRORS, source=self._source):
                 raise

@@ -21,7 +21,7 @@ from featurechaos_redis.pending import Nothing, PendingRead
 from featurechaos_redis.pool import Pool, settle
 from featurechaos_redis.sentinel import WatchedPool
 from featurechaos_redis.spec import RedisSpec
-from featurechaos_redis.wire import Encoder, check_rows, split
+from featurechaos_redis.wire import Encoder, answers, split
 
 _THEIRS = tuple(ERRORS)
 _STEP_S = 5.0
@@ -84,8 +84,7 @@ class RedisStore:
         if not count:
             return [[] for _ in asks]
         try:
-            replies = self._ask(command, until, rows=count)
-            return split(check_rows(replies[0], count), asks)
+            return answers(self._ask(command, until, rows=count)[0], count, asks)
         except _THEIRS as error:
             self._fail(error)
 
@@ -179,7 +178,10 @@ class RedisStore:
                     raise
                 is_replaced = True
             else:
-                settle(pool, link, got)
+                if rows and link.is_proven and type(got[0]) is list:
+                    pool.give(link)
+                else:
+                    settle(pool, link, got)
                 return got
 
     def _talk(self, talk: talks.Talk[Said], until: float) -> Said:

@@ -55,8 +55,9 @@ class Encoder:
     def mget(self, asks: Sequence[Ask]) -> tuple[bytes, int]:
         """The command for every row of some asks, and how many rows that is."""
         if len(asks) == 1 and len(asks[0].keys.ids) == 1:
-            (only,) = asks[0].keys.ids
-            return b"*2\r\n$4\r\nMGET\r\n%b%b}\r\n" % (self._of(asks[0].view.head)[len(only)], only), 1
+            head, (only,) = asks[0].view.head, asks[0].keys.ids
+            heads = self._heads.get(head) or self._of(head)
+            return b"*2\r\n$4\r\nMGET\r\n%b%b}\r\n" % (heads[len(only)], only), 1
         parts, count = [b""], 0
         ids: list[bytes] | None = None
         lengths: list[int] | int = 0
@@ -89,6 +90,13 @@ def _lengths(ids: list[bytes]) -> list[int] | int:
         return len(ids[0])
     lengths = list(map(len, ids))
     return lengths[0] if len(set(lengths)) == 1 else lengths
+
+
+def answers(reply: Any, count: int, asks: Sequence[Ask]) -> list[Answer]:
+    """An MGET's reply as what each ask gets of it; raises as `check_rows`."""
+    if count == 1 and len(asks) == 1 and type(reply) is list and len(reply) == 1 and type(reply[0]) is bytes:
+        return [reply]
+    return split(check_rows(reply, count), asks)
 
 
 def split(rows: list[Any], asks: Sequence[Ask]) -> list[Answer]:
