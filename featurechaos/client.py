@@ -33,7 +33,7 @@ from featurechaos.layers.steer import TOLD, Order
 from featurechaos.locks import Locked
 from featurechaos.model import Origin, View
 from featurechaos.observing import Observer
-from featurechaos.readings import Reading, Rules
+from featurechaos.readings import Rules
 from featurechaos.references import reference
 from featurechaos.response import Response
 from featurechaos.serving import Call, Serving
@@ -562,7 +562,8 @@ class FeatureClient(_Common):
             RequestError: the call is wrong.
             Exhausted: a row got no value and `on_exhausted` is `raise`; `.response` has the rest.
         """
-        self._check_open()
+        if self._is_closed or not self._is_started:
+            self._check_open()
         serving = self._serving
         call = serving.call(
             features,
@@ -574,8 +575,8 @@ class FeatureClient(_Common):
             request_id=request_id,
         )
         shadow = serving.shadow
-        remembered = None if shadow is None else shadow.before(call.request)
-        response = serving.response(call, self._read(serving, call))
+        remembered = None if shadow is None else shadow.before(call)
+        response = self._read(serving, call)
         self.observer.answered(response)
         if remembered is not None:
             self._keep(response, remembered)
@@ -583,18 +584,18 @@ class FeatureClient(_Common):
             raise error
         return response
 
-    def _read(self, serving: Serving, call: Call) -> Reading:
+    def _read(self, serving: Serving, call: Call) -> Response:
         if (started := serving.begin(call)) is not None:
             try:
-                started.answers = self._world.ask(started.source, call.request.asks, started.until)
+                started.answers = self._world.ask(started.source, call.asks, started.until)
             except StoreError as error:
                 started.error = error
             except BaseException:
                 serving.shortcut.left(started)
                 raise
-            if (reading := serving.end(call, started)) is not None:
-                return reading
-        return run(serving.asked(call.request), self._world)
+            if (response := serving.end(call, started)) is not None:
+                return response
+        return serving.response(call, run(serving.asked(call), self._world))
 
     def reference(self, response: Response) -> Response:
         """The same request on clean features; `response` itself if what was served is clean.
@@ -778,27 +779,27 @@ class AsyncFeatureClient(_Common):
             request_id=request_id,
         )
         shadow = serving.shadow
-        remembered = None if shadow is None else shadow.before(call.request)
-        response = serving.response(call, await self._read(serving, call))
+        remembered = None if shadow is None else shadow.before(call)
+        response = await self._read(serving, call)
         self.observer.answered(response)
         if remembered is not None:
             self._keep(response, remembered)
-        if (error := serving.exhausted(call, response)) is not None:
+        if not response.is_plain and (error := serving.exhausted(call, response)) is not None:
             raise error
         return response
 
-    async def _read(self, serving: Serving, call: Call) -> Reading:
+    async def _read(self, serving: Serving, call: Call) -> Response:
         if (started := serving.begin(call)) is not None:
             try:
-                started.answers = await self._world.ask(started.source, call.request.asks, started.until)
+                started.answers = await self._world.ask(started.source, call.asks, started.until)
             except StoreError as error:
                 started.error = error
             except BaseException:
                 serving.shortcut.left(started)
                 raise
-            if (reading := serving.end(call, started)) is not None:
-                return reading
-        return await arun(serving.asked(call.request), self._world)
+            if (response := serving.end(call, started)) is not None:
+                return response
+        return serving.response(call, await arun(serving.asked(call), self._world))
 
     async def reference(self, response: Response) -> Response:
         """As `FeatureClient.reference`."""

@@ -50,10 +50,12 @@ class Entities:
         return column
 
     def only(self, name: str, view: View) -> Any:
-        """The value of the one row there is, None of a column that is no list; RequestError if it has no such key."""
-        if type(self._rows) is list and type(self._rows[0]) is dict and name in self._rows[0]:
-            return self._rows[0][name]
+        """The value of the one row there is, None where the column knows more; RequestError if it has no such key."""
+        if self._rows is not None and type(row := self._rows[0]) is dict and name in row:
+            return row[name]
         column = self.column(name, view)
+        if type(column) is np.ndarray and column.dtype.kind in "iu":
+            return column.item(0)
         return column[0] if type(column) is list else None  # a pandas Series would be asked for its label 0
 
     def everything(self) -> dict[str, Any]:

@@ -110,9 +110,17 @@ class LastKnown(Locked):
                 heir._buried[view], heir._aside[view] = self._buried[view], self._aside[view]
         return heir
 
-    def keep(self, views: tuple[str, ...], ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> None:
+    def keep(
+        self,
+        views: tuple[str, ...],
+        ids: Sequence[bytes],
+        blobs: Sequence[Sequence[bytes] | None],
+        now: float | None = None,
+    ) -> None:
         """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
-        now, together = self._clock.monotonic(), self._together.get(views)
+        if now is None:
+            now = self._clock.monotonic()
+        together = self._together.get(views)
         is_open = together is not None and now < together.until and together.turn == self._turn
         if is_open and (together.seen.issuperset(ids) or self._wrote(together, ids, blobs)):  # type: ignore[union-attr, arg-type]
             return
@@ -132,8 +140,12 @@ class LastKnown(Locked):
                     return False
             for (_, newest, _), rows in zip(together.into, blobs, strict=True):
                 assert rows is not None
-                newest.rows.update(zip(ids, rows, strict=True))
-                newest.size += sum(map(len, ids)) + sum(map(len, rows)) + _ENTRY_BYTES * n
+                if n == 1:
+                    newest.rows[ids[0]] = rows[0]
+                    newest.size += len(ids[0]) + len(rows[0]) + _ENTRY_BYTES
+                else:
+                    newest.rows.update(zip(ids, rows, strict=True))
+                    newest.size += sum(map(len, ids)) + sum(map(len, rows)) + _ENTRY_BYTES * n
                 newest.is_new = True
             together.seen.update(ids)
             return True
@@ -334,6 +346,8 @@ class LastKnown(Locked):
 def _within(generations: Iterable[_Generation], most: int) -> Iterator[_Generation]:
     """The newest of these rows, as many as are allowed."""
     for generation in generations:
+        if most <= 0:
+            return
         if len(generation.rows) > most:
             rows = dict(islice(generation.rows.items(), most))
             generation = _Generation(generation.begun, rows, size=_size(rows))  # noqa: PLW2901 - a shorter one

@@ -124,9 +124,11 @@ class Observer:
         """One attempt at a source ended."""
         if outcome != "injected":  # a fault stood in for the source: it was not called
             self.counters.source_call(source, outcome, seconds)
-        if len(self.listeners) > 1:
-            for listener in self.listeners[1:]:
-                listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
+        self._tell_attempt(source, outcome, seconds)
+
+    def _tell_attempt(self, source: str, outcome: str, seconds: float) -> None:
+        for listener in self.listeners[1:]:
+            listener("source.answered", source, {"outcome": outcome, "seconds": seconds})
 
     def tell(self, name: str, about: str, fields: Mapping[str, Any]) -> None:
         """One thing happened off the way of a read."""
@@ -135,10 +137,18 @@ class Observer:
 
     def answered(self, response: Response) -> None:
         """One request was answered."""
+        request, read = response.request, None
+        if (started := request.started) is not None and started.seconds is not None:
+            read = started.source, started.seconds
+            if len(self.listeners) > 1:
+                self._tell_attempt(started.source, "ok", started.seconds)
         if response.is_plain:
-            parts = [(view, answer.part) for view, answer in response.answers.items()]
-            self.counters.answered_plainly(response.elapsed_s, response.wall_us, len(response), parts)
+            assert read is not None
+            plain: list[Any] = [(view, one.part.origin, one.rows.times) for view, one in response.answers.items()]
+            self.counters.answered_plainly(response.elapsed_s, request.wall_us, len(response), plain, read)
             return
+        if read is not None:
+            self.counters.source_call(read[0], "ok", read[1])
         degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
         if degraded:
             self.incidents.degraded(response.request_id, response.wall_us)

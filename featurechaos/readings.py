@@ -76,7 +76,8 @@ class Rules:
 class Started:
     """A request's first read, made before its plan: who was asked, since when and by when, and what came.
 
-    It is taken once; `permit` is the breaker's, `walk_until` when the online walk is to end.
+    It is taken once; `permit` is the breaker's, `walk_until` when the online walk is to end, `seconds` what it took,
+    told once it is known to be all that is needed.
     """
 
     source: str
@@ -87,6 +88,7 @@ class Started:
     answers: list[Answer] | None = None
     error: StoreError | None = None
     is_taken: bool = False
+    seconds: float | None = None
 
     def take(self) -> list[Answer]:
         """What came; raises what it failed with."""
@@ -100,14 +102,14 @@ class Started:
 class Request:
     """Rows wanted from some views by one absolute deadline.
 
-    `until` is monotonic seconds, `wall_us` the wall clock when the request began. `source` is whom to ask,
-    once a layer has decided. `defaults` names the views of which a requested feature has a default. `met` is what
-    the call has met on its way and counts once, however often it asks: leases, the names of sources where a fault hit
-    it, what a replica said before its turn; `started` is its first read, if that has been made. All requests made of
-    one share both.
+    `until` is monotonic seconds, `wall_us` the wall clock when the request began. `id` may be given as the 128 bits it
+    is the hex of (`drawn`). `source` is whom to ask, once a layer has decided. `defaults` names the views of which a
+    requested feature has a default. `met` is what the call has met on its way and counts once, however often it asks:
+    leases, the names of sources where a fault hit it, what a replica said before its turn; `started` is its first
+    read, if that has been made. All requests made of one share both.
     """
 
-    __slots__ = ("asks", "defaults", "id", "met", "rules", "source", "started", "until", "wall_us")
+    __slots__ = ("asks", "defaults", "drawn", "met", "rules", "source", "started", "until", "wall_us")
 
     def __init__(
         self,
@@ -116,16 +118,21 @@ class Request:
         *,
         until: float,
         wall_us: int,
-        id: str = "",  # noqa: A002 - the field's own name
+        id: str | int = "",  # noqa: A002 - the field's own name
         source: str = "",
         defaults: frozenset[str] = frozenset(),
         met: set[object] | None = None,
     ) -> None:
         self.asks, self.rules = asks, rules
         self.met = set() if met is None else met
-        self.until, self.wall_us, self.id = until, wall_us, id
+        self.until, self.wall_us, self.drawn = until, wall_us, id
         self.source, self.defaults = source, defaults
         self.started: Started | None = None
+
+    @property
+    def id(self) -> str:
+        """What faults and sampling draw by."""
+        return self.drawn if isinstance(self.drawn, str) else f"{self.drawn:032x}"
 
     @property
     def head(self) -> Started | None:
@@ -144,7 +151,7 @@ class Request:
     def _like(self, asks: Sequence[Ask], rules: Sequence[Rules], source: str, until: float) -> Request:
         like = _new(Request)  # not `Request(...)`, whose keywords cost as much as the copy: it is made thrice a read
         like.asks, like.rules, like.source, like.until = asks, rules, source, until
-        like.wall_us, like.id, like.defaults, like.met = self.wall_us, self.id, self.defaults, self.met
+        like.wall_us, like.drawn, like.defaults, like.met = self.wall_us, self.drawn, self.defaults, self.met
         like.started = self.started
         return like
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from featurechaos.entities import Entities
 from featurechaos.errors import RequestError
 from featurechaos.locks import cached_property
 from featurechaos.model import NO_TIME_US, Cause, Feature, Origin, Status, Verdict, View
-from featurechaos.readings import Flags, Part, Rules
+from featurechaos.readings import Flags, Part, Request, Rules
 from featurechaos.stores import Ask
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _FACTS = Struct("<qd4B")
+_U1, _I8, _F8, _B1 = (np.dtype(each) for each in ("u1", "i8", "f8", "?"))
 _BYTES = [bytes((code,)) for code in range(16)]
 _PRIMARY, _REPLICA, _DEFAULT = int(Origin.PRIMARY), int(Origin.REPLICA), int(Origin.DEFAULT)
 _PRESENT, _NOT_FOUND = int(Status.PRESENT), int(Status.NOT_FOUND)
@@ -46,6 +47,20 @@ class Provenance(NamedTuple):
     age_s: NDArray[np.float64]
     event_time: NDArray[np.int64]
     injected: NDArray[np.bool_]
+
+
+def _of_one(part: Part, event_time: int, age_s: float) -> Provenance:
+    """The provenance of a single plain row: six views of one buffer."""
+    facts = bytearray(_FACTS.pack(event_time, age_s, part.origin, part.status, part.cause, part.injected))
+    arrays = (
+        np.ndarray(1, _U1, facts, 16),
+        np.ndarray(1, _U1, facts, 17),
+        np.ndarray(1, _U1, facts, 18),
+        np.ndarray(1, _F8, facts, 8),
+        np.ndarray(1, _I8, facts, 0),
+        np.ndarray(1, _B1, facts, 19),
+    )
+    return tuple.__new__(Provenance, arrays)
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +177,7 @@ class ViewAnswer:
         part, rows, n = self.part, self.rows, self.fan.n
         is_plain, is_dated = self.is_plain, self.rules.limit_us is not None
         if is_plain and is_dated and n == 1 and rows.oldest is not None:
-            return self._one_row(rows.oldest)
+            return _of_one(part, rows.oldest, max(0, self._wall_us - rows.oldest) / 1e6)
         event_time = rows.event_time.copy()
         age_us = self._wall_us - event_time
         age_s = np.maximum(age_us, 0, out=age_us) / 1e6
@@ -180,20 +195,6 @@ class ViewAnswer:
             age_s=age_s,
             event_time=event_time,
             injected=self.spread(part.injected, False, bool),
-        )
-
-    def _one_row(self, event_time: int) -> Provenance:
-        """The provenance of a single plain row: six views of one buffer."""
-        part = self.part
-        age_s = max(0, self._wall_us - event_time) / 1e6
-        facts = bytearray(_FACTS.pack(event_time, age_s, part.origin, part.status, part.cause, part.injected))
-        return Provenance(
-            np.frombuffer(facts, np.uint8, 1, 16),
-            np.frombuffer(facts, np.uint8, 1, 17),
-            np.frombuffer(facts, np.uint8, 1, 18),
-            np.frombuffer(facts, np.float64, 1, 8),
-            np.frombuffer(facts, np.int64, 1, 0),
-            np.frombuffer(facts, np.bool_, 1, 19),
         )
 
     @cached_property
@@ -234,12 +235,17 @@ class ViewAnswer:
 class Lazy(dict[str, Any]):
     """A mapping whose values are made on first touch and kept.
 
-    A dict, so that a value touched again costs no call; what it shows is the names asked for, made or not.
+    A dict, so that a value touched again costs no call; what it shows is the names asked for, made or not. It knows
+    the answers and not their response: the two would be a cycle, left to the garbage collector.
     """
 
-    def __init__(self, wants: Wants, make: Callable[[Wanted], Mapping[str, Any]]) -> None:
-        super().__init__()
-        self._wants, self._make = wants, make
+    __slots__ = ("_answers", "_wants")
+
+    def __init__(self, wants: Wants, answers: Mapping[str, ViewAnswer]) -> None:
+        self._wants, self._answers = wants, answers
+
+    def _make(self, one: Wanted) -> None:
+        raise NotImplementedError
 
     def __missing__(self, name: str) -> Any:
         one = self._wants.by_name.get(name)
@@ -247,7 +253,9 @@ class Lazy(dict[str, Any]):
             msg = f"this response has no feature {name!r}; it has {', '.join(self._wants.by_name)}"
             raise KeyError(msg)
         if not dict.__contains__(self, one.out):
-            self.update(self._make(one))
+            self._make(one)
+        if name == one.out:
+            return dict.__getitem__(self, name)
         value = self[name] = dict.__getitem__(self, one.out)
         return value
 
@@ -278,14 +286,37 @@ class Lazy(dict[str, Any]):
     __hash__ = None
 
 
+class _Columns(Lazy):
+    """One feature's values by the name it goes out under; with its neighbours, where that costs no more."""
+
+    __slots__ = ()
+
+    def _make(self, one: Wanted) -> None:
+        answer = self._answers[one.view]
+        if answer.is_plain and (sisters := self._wants.sisters(one, answer.rows.layout)):
+            self.update(zip(sisters, columns(answer.rows, one.feature.name)))  # noqa: B905 - its test costs 0.4 us
+        else:
+            self[one.out] = answer.column(one.feature)
+
+
+class _Nulls(Lazy):
+    """Which of one feature's values are null, by the name it goes out under."""
+
+    __slots__ = ()
+
+    def _make(self, one: Wanted) -> None:
+        self[one.out] = self._answers[one.view].nulls(one.feature)
+
+
 class Response:
     """Feature values for n entity rows, in the order asked, with the truth about each.
 
     Attributes:
-        request_id: the caller's, or 128 random bits in hex.
+        request: what was asked; `request_id` is the caller's, or 128 random bits in hex, `wall_us` the wall clock
+            when it began, from which ages count.
         elapsed_s: from entry to return of the call.
         features: the requested references, in order; `feature_names_out` the names of `to_numpy()`'s columns.
-        wall_us: the wall clock when the request began; ages count from it.
+        answers: the parts it was made from, by view; for references and counters.
         is_plain: every row is fresh and from the source it is first asked of, one for each of the caller's.
     """
 
@@ -294,13 +325,12 @@ class Response:
         wants: Wants,
         answers: Mapping[str, ViewAnswer],
         entities: Entities,
+        request: Request,
         *,
-        request_id: str,
-        wall_us: int,
         is_plain: bool = False,
     ) -> None:
-        self._wants, self._answers, self._entities = wants, answers, entities
-        self.request_id, self.wall_us, self.is_plain = request_id, wall_us, is_plain
+        self._wants, self.answers, self._entities = wants, answers, entities
+        self.request, self.is_plain = request, is_plain
         self.elapsed_s = 0.0
 
     def __len__(self) -> int:
@@ -311,13 +341,21 @@ class Response:
         return f"Response({len(self)} rows of {', '.join(self.views)}; {degraded} degraded)"
 
     @property
+    def request_id(self) -> str:
+        return self.request.id
+
+    @property
+    def wall_us(self) -> int:
+        return self.request.wall_us
+
+    @property
     def features(self) -> list[str]:
         return [one.full for one in self._wants.features]
 
     @property
     def views(self) -> tuple[str, ...]:
         """The names of the views read, in order of first mention."""
-        return tuple(self._answers)
+        return tuple(self.answers)
 
     @cached_property
     def columns(self) -> Mapping[str, NDArray[Any]]:
@@ -325,35 +363,39 @@ class Response:
 
         Null is NaN, NaT, 0, False or None. A feature answers to its outgoing name and to `view:feature`.
         """
-        return Lazy(self._wants, self._column)
+        return _Columns(self._wants, self.answers)
 
     @cached_property
     def nulls(self) -> Mapping[str, Flags]:
         """name -> bool (n,), True where the value is null."""
-        return Lazy(self._wants, self._null)
+        return _Nulls(self._wants, self.answers)
 
     def provenance(self, view: str) -> Provenance:
         """Where each row of a view came from; RequestError if the call did not read it."""
-        return self._answer(view).provenance
+        answer = self.answers.get(view)
+        if answer is None:
+            msg = f"this response has no view {view!r}; it read {', '.join(self.views)}"
+            raise RequestError(msg)
+        return answer.provenance
 
     @cached_property
     def degraded(self) -> Flags:
         """bool (n,): some view of the row is not simply what an online source says now."""
         out = np.zeros(len(self), bool)
-        for answer in self._answers.values():
+        for answer in self.answers.values():
             if not answer.part.is_fresh:
                 out |= answer.degraded
         return out
 
     @property
     def any_degraded(self) -> bool:
-        return bool(self.degraded.any())
+        return not self.is_plain and bool(self.degraded.any())
 
     @cached_property
     def injected(self) -> Flags:
         """bool (n,): some view of the row was touched by a fault."""
         out = np.zeros(len(self), bool)
-        for answer in self._answers.values():
+        for answer in self.answers.values():
             if answer.part.injected is not False:
                 out |= answer.provenance.injected
         return out
@@ -440,49 +482,27 @@ class Response:
             names += [one.out] if dim is None else [f"{one.out}_{i}" for i in range(dim)]
         return names
 
-    @property
-    def answers(self) -> Mapping[str, ViewAnswer]:
-        """The parts it was made from, by view; for references and counters."""
-        return self._answers
-
     def with_parts(self, parts: Mapping[str, Part]) -> Response:
         """The same call answered with other rows, one part for each view."""
         answers = {
             name: ViewAnswer(answer.ask, parts[name], answer.fan, self.wall_us, answer.rules)
-            for name, answer in self._answers.items()
+            for name, answer in self.answers.items()
         }
-        return Response(self._wants, answers, self._entities, request_id=self.request_id, wall_us=self.wall_us)
-
-    def _answer(self, view: str) -> ViewAnswer:
-        try:
-            return self._answers[view]
-        except KeyError:
-            msg = f"this response has no view {view!r}; it read {', '.join(self.views)}"
-            raise RequestError(msg) from None
-
-    def _column(self, one: Wanted) -> dict[str, NDArray[Any]]:
-        """One feature's values by the name it goes out under; with its neighbours, where that costs no more."""
-        answer = self._answers[one.view]
-        if answer.is_plain and (sisters := self._wants.sisters(one, answer.rows.layout)):
-            return dict(zip(sisters, columns(answer.rows, one.feature.name), strict=True))
-        return {one.out: answer.column(one.feature)}
-
-    def _null(self, one: Wanted) -> dict[str, Flags]:
-        return {one.out: self._answers[one.view].nulls(one.feature)}
+        return Response(self._wants, answers, self._entities, self.request)
 
     def _lists(self) -> dict[str, list[Any]]:
         """Features by the names they go out under, straight from rows of which nobody has a column yet."""
         made: dict[str, list[Any]] = {}
         if "columns" in self.__dict__ or "nulls" in self.__dict__:
             return made
-        for view, answer in self._answers.items():
+        for view, answer in self.answers.items():
             if not answer.rows.ready and not (view in self._wants.defaulting and answer.may_default):
                 made.update(lists(answer.rows, self._wants.selection(view, answer.rows.layout)))
         return made
 
     def _add_columns(self, made: dict[str, list[Any]]) -> None:
         """Add the other features, as they are in the columns."""
-        every = () if "nulls" in self.__dict__ else self._answers.items()
+        every = () if "nulls" in self.__dict__ else self.answers.items()
         no_nulls = {
             view
             for view, answer in every

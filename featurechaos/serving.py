@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from random import Random, SystemRandom
 from typing import Any
@@ -37,7 +37,7 @@ from featurechaos.layers.remember import Remember
 from featurechaos.layers.retry import Budget, Retry
 from featurechaos.layers.steer import Steer
 from featurechaos.memory import GENERATIONS, Keep, LastKnown
-from featurechaos.model import Cause, Origin, Verdict, View
+from featurechaos.model import Cause, JoinKey, Origin, Verdict, View
 from featurechaos.readings import Part, Reading, Request, Rules, Started, tightened
 from featurechaos.response import Fan, Response, ViewAnswer, Wanted, Wants
 from featurechaos.shadow import Shadow
@@ -46,6 +46,7 @@ from featurechaos.stores import Ask
 
 RESERVE_S = 0.005
 _IDS = Random()  # as random as ids need to be, and a tenth of what asking the system costs
+_some_bits, _new = _IDS.getrandbits, object.__new__
 os.register_at_fork(after_in_child=_IDS.seed)
 _PROBED_ROWS = 32
 _KEPT_S = 1.0
@@ -67,18 +68,22 @@ class Compiled:
     """For each view the first that has the same join keys: they share encoded keys."""
     defaults: frozenset[str]
     source: str | None
-    """Whom all of the views ask first, if that is one source."""
+    """Whom all of the views ask first, if that is one source and nothing but a plan asks it."""
     remembered: Groups
+    one: JoinKey | None
+    """The key of all views, if they have but one and the same: one entity is then looked up without numpy."""
+    ones: tuple[Fan, ...]
+    """How one entity spreads over one row, for each view."""
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call under way: its request, and how the distinct keys spread over the caller's rows."""
+class Call(Request):
+    """One call under way: a request, and how its distinct keys spread over the caller's rows."""
+
+    __slots__ = ("begun", "compiled", "entities", "fans")
 
     compiled: Compiled
     entities: Entities
-    request: Request
-    fans: list[Fan]
+    fans: Sequence[Fan]
     begun: float
 
 
@@ -125,6 +130,7 @@ class Serving:
         self, settings: Settings, clock: Clock, meter: Meter, *, prepare: Any, since: Serving | None = None
     ) -> None:
         self.settings, self.clock, self.loaded_at = settings, clock, clock.wall()
+        self._monotonic, self._wall, self._deadline_s = clock.monotonic, clock.wall, settings.policy.deadline_s
         self._compiled: dict[tuple[Any, ...], Compiled] = {}
         self.ground: Ground = Ground.of(settings, clock, prepare) if since is None else since.ground
         ground = self.ground
@@ -361,37 +367,38 @@ class Serving:
         request_id: str | None,
     ) -> Call:
         """Check a call and turn it into a request; RequestError is the caller's mistake."""
-        begun = self.clock.monotonic()
-        compiled = self._compile(features, full_feature_names)
-        entities = Entities(entity_rows)
-        keys, fans = self._keys(compiled, entities)
-        rules: Sequence[Rules] = compiled.rules
+        call = _new(Call)  # and its fields one by one: keywords cost as much as the rest
+        begun = call.begun = self._monotonic()
+        compiled = call.compiled = self._compile(features, full_feature_names)
+        entities = call.entities = Entities(entity_rows)
+        one = compiled.one
+        if (
+            one is not None
+            and entities.n == 1
+            and ((key := encode_key(one, entities.only(one.column, compiled.views[0]))) is not None)
+        ):
+            keys: Sequence[Keys] = (key,) * len(compiled.views)
+            call.fans = compiled.ones
+        else:
+            keys, call.fans = self._keys(compiled, entities)
+        call.asks = list(map(Ask, compiled.views, compiled.layouts, keys))
+        call.rules = compiled.rules
         if max_age_s is not None or on_exhausted is not None:
-            rules = _overridden(rules, max_age_s, on_exhausted)
-        deadline = self.settings.policy.deadline_s if deadline_s is None else _seconds("deadline_s", deadline_s)
-        request = Request(
-            list(map(Ask, compiled.views, compiled.layouts, keys)),
-            rules,
-            until=begun + deadline,
-            wall_us=int(self.clock.wall() * 1e6),
-            id=some_id() if request_id is None else str(request_id),
-            defaults=compiled.defaults,
-        )
-        return Call(compiled, entities, request, fans, begun)
+            call.rules = _overridden(compiled.rules, max_age_s, on_exhausted)
+        call.until = begun + (self._deadline_s if deadline_s is None else _seconds("deadline_s", deadline_s))
+        call.wall_us = int(self._wall() * 1e6)
+        call.drawn = _some_bits(128) if request_id is None else str(request_id)
+        call.source, call.defaults, call.met, call.started = "", compiled.defaults, set(), None
+        return call
 
     def begin(self, call: Call) -> Started | None:
         """The read to make before a plan is made, if the plan is likely not to be needed."""
-        compiled, request = call.compiled, call.request
-        if compiled.source is None or self.hedge is not None:
-            return None
-        for ask in request.asks:
-            if ask.keys.ids:
-                return self.shortcut.begin(request, compiled.source)
-        return None
+        return self.shortcut.begin(call, call.compiled.source)
 
-    def end(self, call: Call, started: Started) -> Reading | None:
-        """The reading, where what came is whole and fresh; else the plan is to be played."""
-        return self.shortcut.end(call.request, started, call.compiled.remembered)
+    def end(self, call: Call, started: Started) -> Response | None:
+        """The answer, where what came is whole and fresh; else the plan is to be played."""
+        parts = self.shortcut.end(call, started, call.compiled.remembered)
+        return None if parts is None else self._answer(call, parts, is_plain=True)
 
     def asked(self, request: Request) -> Plan[Reading]:
         """The plan of a request; one that has no key to read asks nobody."""
@@ -401,32 +408,29 @@ class Serving:
         return _nothing(request)
 
     def response(self, call: Call, reading: Reading) -> Response:
-        """Make the answer; raises Exhausted where the caller wants to be told."""
-        request = call.request
-        answers, is_plain, wall_us = {}, True, request.wall_us
-        for ask, part, fan, rules in zip(request.asks, reading.parts, call.fans, request.rules, strict=True):
-            answer = answers[ask.view.name] = ViewAnswer(ask, part, fan, wall_us, rules)
-            if reading.is_plain and fan.inverse is None:
+        """Make the answer."""
+        return self._answer(call, reading.parts, is_plain=False)
+
+    def _answer(self, call: Call, parts: Sequence[Part], *, is_plain: bool) -> Response:
+        """`is_plain`: every row of every part is known to be fresh."""
+        answers, wall_us, all_plain, fans, rules = {}, call.wall_us, is_plain, call.fans, call.rules
+        for at, ask in enumerate(call.asks):
+            fan = fans[at]
+            answer = answers[ask.view.name] = ViewAnswer(ask, parts[at], fan, wall_us, rules[at])
+            if fan.inverse is not None:
+                all_plain = False
+            elif is_plain:
                 answer.is_plain = True
-            else:
-                is_plain = False
-        response = Response(
-            call.compiled.wants,
-            answers,
-            call.entities,
-            request_id=request.id,
-            wall_us=wall_us,
-            is_plain=is_plain,
-        )
-        response.elapsed_s = self.clock.monotonic() - call.begun
+        response = Response(call.compiled.wants, answers, call.entities, call, is_plain=all_plain)
+        response.elapsed_s = self._monotonic() - call.begun
         return response
 
     def exhausted(self, call: Call, response: Response) -> Exhausted | None:
         """The error to raise, if the caller wants to be told of rows nobody could serve."""
-        if all(rules.on_exhausted != "raise" for rules in call.request.rules):
+        if all(rules.on_exhausted != "raise" for rules in call.rules):
             return None
         lost: dict[str, str] = {}
-        for rules, answer in zip(call.request.rules, response.answers.values(), strict=True):
+        for rules, answer in zip(call.rules, response.answers.values(), strict=True):
             rows = answer.part.exhausted
             if rules.on_exhausted == "raise" and rows is not None and rows.any():
                 cause = (
@@ -449,12 +453,14 @@ class Serving:
             raise RequestError(msg) from None
         if found is None:
             found = compile_features(self.settings, self.layouts, self.rules, key[0], full=full)
+            if self.hedge is not None:  # the plan has it, the shortcut has not
+                found = replace(found, source=None)
             if len(self._compiled) >= _MOST_COMPILED:
                 self._compiled.clear()
             self._compiled[key] = found
         return found
 
-    def _keys(self, compiled: Compiled, entities: Entities) -> tuple[list[Keys], list[Fan]]:
+    def _keys(self, compiled: Compiled, entities: Entities) -> tuple[Sequence[Keys], Sequence[Fan]]:
         keys: list[Keys] = []
         fans: list[Fan] = []
         for view, first in zip(compiled.views, compiled.key_of, strict=True):
@@ -462,12 +468,6 @@ class Serving:
                 keys.append(keys[first])
                 fans.append(fans[first])
                 continue
-            if entities.n == 1 and len(view.join_keys) == 1:
-                (key,) = view.join_keys
-                if (one := encode_key(key, entities.only(key.column, view))) is not None:
-                    keys.append(one)
-                    fans.append(_ONE)
-                    continue
             columns = [entities.column(key.column, view) for key in view.join_keys]
             encoded, inverse, nulls = encode_keys(view.join_keys, columns)
             keys.append(encoded)
@@ -477,7 +477,7 @@ class Serving:
 
 def some_id() -> str:
     """128 random bits in hex: the id of a request whose caller gave none."""
-    return f"{_IDS.getrandbits(128):032x}"
+    return f"{_some_bits(128):032x}"
 
 
 def _nothing(request: Request) -> Plan[Reading]:
@@ -567,6 +567,8 @@ def compile_features(
         defaults=frozenset(one.view for one in wanted if one.feature.default is not None),
         source=first[0] if first else None,
         remembered=_remembered(views, [rules[name] for name in names], made_of),
+        one=views[0].join_keys[0] if made_of == made_of[:1] * len(views) and len(made_of[0]) == 1 else None,
+        ones=(_ONE,) * len(views),
     )
 
 
@@ -625,8 +627,6 @@ def _refuse_key_names(wanted: Sequence[Wanted], keys: Mapping[str, View]) -> Non
 
 
 def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: str | None) -> list[Rules]:
-    from dataclasses import replace
-
     if on_exhausted not in (None, "default", "raise"):
         msg = f"on_exhausted wants 'default' or 'raise', got {on_exhausted!r}"
         raise RequestError(msg)

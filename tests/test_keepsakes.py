@@ -63,26 +63,6 @@ def test_what_one_process_read_the_next_one_has(tmp_path: Path) -> None:
     assert second.has(99, 100) == [True, False]
 
 
-def test_what_is_remembered_under_another_policy_is_kept_and_what_is_not_any_more_is_removed(tmp_path: Path) -> None:
-    clock = ManualClock()
-    first = Process(tmp_path, clock)
-    first.reads({1: 1.0})
-    first.kept.step()
-
-    first.memory = first.memory.under({"v": Keep(600, 8000)}, aside_s=0.0)
-    first.kept.follow(first.memory, {"v": LAYOUT})
-    clock.advance(200)
-    first.reads({2: 2.0})
-    first.kept.step()
-
-    second = Process(tmp_path, clock)
-    second.kept.load()
-    assert second.has(1, 2) == [True, True]
-    first.kept.follow(first.memory.under({}, aside_s=0.0), {})
-    first.kept.step()
-    assert list(tmp_path.glob("*.rows")) == []
-
-
 def test_a_process_that_ends_leaves_what_it_read_last(tmp_path: Path) -> None:
     clock = ManualClock()
     first = Process(tmp_path, clock)

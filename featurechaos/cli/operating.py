@@ -59,10 +59,9 @@ def status(config: Config = CONFIG, at: At = None, as_json: Json = False) -> Non
         put_json(told)
         return
     put(f"{told['project']} ({told['config']}), pid {told['pid']}, at {told['at']}")
-    if policy := told.get("policy"):
-        put(f"policy {policy['version']}, loaded {policy['loaded']}")
-        if policy["refused"]:
-            put(f"a reload was refused: {policy['refused']} (incident {policy['incident']})")
+    put(f"policy {told['policy']['version']}, loaded {told['policy']['loaded']}")
+    if refused := told["policy"]["refused"]:
+        put(f"a reload was refused: {refused} (incident {told['policy']['incident']})")
     if told.get("bypass"):
         put("FEATURECHAOS_BYPASS is set: one read of the first source, and nothing else")
     for title, header, rows in _tables(told):

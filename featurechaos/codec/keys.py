@@ -15,7 +15,8 @@ from featurechaos.errors import RequestError
 from featurechaos.model import JoinKey
 
 _TEXTUAL: Final = ("string", "bytes")
-_BOUND: Final = {"int32": 1 << 31, "int64": 1 << 63, "timestamp": 1 << 63}
+_PLAIN_BOUND: Final = {"int32": 1 << 31, "int64": 1 << 63}
+_BOUND: Final = {**_PLAIN_BOUND, "timestamp": 1 << 63}
 
 Encoded = tuple["Keys", NDArray[np.intp] | None, NDArray[np.bool_] | None]
 
@@ -30,33 +31,29 @@ class Keys:
         second, independent hash. Built when first asked for.
     """
 
-    __slots__ = ("_one", "_own", "_slots", "ids")
+    __slots__ = ("_own", "_slots", "ids", "one")
 
     def __init__(
         self,
         ids: list[bytes],
         own: NDArray[np.uint64] | None,
         slots: NDArray[np.uint64] | None = None,
-        *,
         one: int | None = None,
     ) -> None:
-        self.ids, self._own, self._slots, self._one = ids, own, slots, one
-
-    @classmethod
-    def one(cls, known: bytes, own: int) -> Keys:
-        """One key whose hash is a bijection, without a call of numpy's."""
-        return cls([known], None, one=own)
+        self.ids, self._own, self._slots = ids, own, slots
+        self.one = one
+        """The hash of a single key where that is a bijection: then numpy is not called for it."""
 
     @property
     def own(self) -> NDArray[np.uint64]:
         if self._own is None:
-            self._own = np.array([self._one], np.uint64)
+            self._own = np.array([self.one], np.uint64)
         return self._own
 
     @property
     def first(self) -> int:
         """The hash of the first key."""
-        return self._one if self._one is not None else self.own.item(0)
+        return self.one if self.one is not None else self.own.item(0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,13 +64,13 @@ class Keys:
     def take(self, index: NDArray[np.intp]) -> Keys:
         """Some of the keys, in the order asked."""
         ids = self.ids
-        slots = None if self._slots is None and self._one is None else self.slots[index]
+        slots = None if self._slots is None and self.one is None else self.slots[index]
         return Keys([ids[place] for place in index.tolist()], self.own[index], slots)
 
     @property
     def slots(self) -> NDArray[np.uint64]:
         if self._slots is None:
-            self._slots = self.own if self._one is not None else hash_ids(self.ids, second=True)
+            self._slots = self.own if self.one is not None else hash_ids(self.ids, second=True)
         return self._slots
 
 
@@ -106,8 +103,9 @@ def encode_keys(join_keys: Sequence[JoinKey], columns: Sequence[Sequence[Any] | 
 def encode_key(key: JoinKey, value: Any) -> Keys | None:
     """`encode_keys` of one plain int or str, where numpy would cost ten times as much; None for anything else."""
     dtype = key.dtype.name
-    if type(value) is int and dtype in {"int32", "int64"} and -_BOUND[dtype] <= value < _BOUND[dtype]:
-        return Keys.one(b"%d" % value, spread_one(value))
+    if type(value) is int:
+        bound = _PLAIN_BOUND.get(dtype, 0)
+        return Keys([b"%d" % value], None, None, spread_one(value)) if -bound <= value < bound else None
     if type(value) is str and dtype == "string" and len(value) <= MOST_ID_BYTES and (ids := plain_text([value])):
         return Keys(ids, hash_ids(ids))
     return None

@@ -38,7 +38,7 @@ def head(flags: int, length: int) -> int:
     return MAGIC | VERSION << 16 | flags << 24 | length << 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Run:
     """Neighbours in a row that are read together.
 
@@ -54,6 +54,16 @@ class Run:
     @property
     def stop(self) -> int:
         return self.at + self.count * (self.dim or 1)
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Of one row's cells: a line for each column."""
+        return (1, self.dim) if self.dim else (self.count, 1)
+
+    @cached_property
+    def span(self) -> slice:
+        """The bytes of a row that it takes."""
+        return slice(self.at * self.dtype.itemsize, self.stop * self.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

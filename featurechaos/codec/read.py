@@ -28,6 +28,7 @@ from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
 
 _NOTHING: Final[frozenset[int]] = frozenset()
+_TIME: Final = slice(8 * TIME_AT, 8 * TIME_AT + 8)
 _FRESH, _MISSING, _BURIED, _CORRUPT = (
     int(verdict) for verdict in (Verdict.FRESH, Verdict.MISSING, Verdict.BURIED, Verdict.CORRUPT)
 )
@@ -91,9 +92,17 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
 
 def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | None:
     """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`."""
-    if len(blobs) == 1 and not layout.has_tail:
-        return _one(blobs, keys.first, layout)
-    return _whole(blobs, keys.own, layout)
+    if len(blobs) != 1 or layout.has_tail:
+        return _whole(blobs, keys.own, layout)
+    # One row with one call of numpy's.
+    blob = blobs[0]
+    if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
+        return None
+    own = keys.first if keys.one is None else keys.one
+    if (int(np.frombuffer(blob, np.uint32).dot(layout.multipliers)) + own + layout.constant) & MASK:
+        return None
+    time = int.from_bytes(blob[_TIME], "little", signed=True)
+    return Rows(layout, None, _FRESH, blobs=blobs, oldest=time)  # type: ignore[arg-type]
 
 
 def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:
@@ -114,17 +123,6 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
     if (total + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
         return None
     return Rows(layout, words, _FRESH, blobs=blobs)  # type: ignore[arg-type]
-
-
-def _one(blobs: Sequence[bytes | None], own: int, layout: Layout) -> Rows | None:
-    """One row with one call of numpy's."""
-    blob = blobs[0]
-    if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
-        return None
-    if (int(np.frombuffer(blob, np.uint32) @ layout.multipliers) + own + layout.constant) & MASK:
-        return None
-    time = int.from_bytes(blob[8 * TIME_AT : 8 * TIME_AT + 8], "little", signed=True)
-    return Rows.one(layout, blobs, time)  # type: ignore[arg-type]
 
 
 def _whole_with_tails(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:

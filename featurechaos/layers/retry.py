@@ -31,7 +31,7 @@ class Budget(Locked):
 
     def __init__(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
         super().__init__()
-        self.ratio, self._burst = ratio, burst
+        self.ratio, self._most = ratio, max(burst, 1.0)
         self._tokens = burst
 
     def limit(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
@@ -47,8 +47,10 @@ class Budget(Locked):
 
     def earn(self) -> None:
         """Count a first attempt that was made; a source that was not asked earns nothing."""
+        if self._tokens >= self._most:  # full, nearly always: a token taken meanwhile is made good by the next request
+            return
         with self._lock:
-            self._tokens = min(self._tokens + self.ratio, max(self._burst, 1.0))
+            self._tokens = min(self._tokens + self.ratio, self._most)
 
     def take(self) -> bool:
         """Whether one more retry or hedge may be made; takes its token."""

@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from featurechaos.metrics.distributions import FEW_ROWS, SECONDS, Ages, Distribution
 from featurechaos.metrics.names import NAMES, PREFIX, Labels
 from featurechaos.model import Cause, Origin, Status
-from featurechaos.readings import Part
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,8 @@ Shadowed = Callable[[], Mapping[str, dict[Labels, float | Distribution]]]
 
 _ORIGINS, _STATUSES, _CAUSES = len(Origin), max(Status) + 1, len(Cause)
 _PRESENT = int(Status.PRESENT)
-_MOST_WAITING = 32
+_MOST_WAITING, _MOST_SINGLE = 32, 128
+"""Answers that wait to be counted: of several rows, and of one."""
 
 
 class Seen(NamedTuple):
@@ -103,7 +103,9 @@ class Counters:
         self._exhausted: dict[str, list[int]] = {}
         self._pairs: list[Pairs] = []
         self._shadow: Shadowed = dict
-        self._waiting: deque[tuple[float, int, int, Iterable[tuple[str, Part]]]] = deque()
+        self._waiting: deque[tuple[float, int, int, Sequence[tuple[str, int, int | bytes]], tuple[str, float]]] = (
+            deque()
+        )
         self._called: deque[tuple[str, str, float]] = deque()
         _alive.add(self)
 
@@ -118,13 +120,22 @@ class Counters:
             for seen in rows:
                 self._see(seen, wall_us)
 
-    def answered_plainly(self, seconds: float, wall_us: int, n: int, parts: Iterable[tuple[str, Part]]) -> None:
+    def answered_plainly(
+        self,
+        seconds: float,
+        wall_us: int,
+        n: int,
+        rows: Sequence[tuple[str, int, int | bytes]],
+        read: tuple[str, float],
+    ) -> None:
         """The same for n rows of each view that are all PRESENT, of one origin and touched by no fault.
 
-        They wait until there are some: counted together they cost a third. Many rows do not wait: they are memory.
+        `rows` are a view, its origin and `Rows.times` each; `read` is the one call it took: its source and how long it
+        lasted. They wait until there are some: counted together they cost a third. Many rows do not wait: they are
+        memory.
         """
-        self._waiting.append((seconds, wall_us, n, parts))
-        if len(self._waiting) >= _MOST_WAITING or n > FEW_ROWS:
+        self._waiting.append((seconds, wall_us, n, rows, read))
+        if len(self._waiting) >= (_MOST_SINGLE if n == 1 else _MOST_WAITING) or n > FEW_ROWS:
             with self._lock:
                 self._fold()
 
@@ -138,21 +149,23 @@ class Counters:
     def _fold(self) -> None:
         """Count what waits; under the lock. What comes meanwhile waits for the next time."""
         for _ in range(len(self._called)):
-            source, outcome, seconds = self._called.popleft()
-            self._outcomes[source, outcome] += 1
-            times = self._calls.get(source)
-            if times is None:
-                times = self._calls[source] = Distribution(SECONDS)
-            times.add(seconds)
+            self._see_call(*self._called.popleft())
         for _ in range(len(self._waiting)):
-            seconds, wall_us, n, parts = self._waiting.popleft()
+            seconds, wall_us, n, rows, read = self._waiting.popleft()
+            self._see_call(read[0], "ok", read[1])
             self._requests[0] += 1
             self._seconds.add(seconds)
-            for view, part in parts:
-                self._see_plainly(view, part, n, wall_us)
+            for view, origin, times in rows:
+                self._see_plainly(view, origin, times, n, wall_us)
 
-    def _see_plainly(self, view: str, part: Part, n: int, wall_us: int) -> None:
-        origin = part.origin
+    def _see_call(self, source: str, outcome: str, seconds: float) -> None:
+        self._outcomes[source, outcome] += 1
+        times = self._calls.get(source)
+        if times is None:
+            times = self._calls[source] = Distribution(SECONDS)
+        times.add(seconds)
+
+    def _see_plainly(self, view: str, origin: int, times: int | bytes, n: int, wall_us: int) -> None:
         cells = self._rows.get(view)
         if cells is None:
             cells = self._rows[view] = [0] * (_ORIGINS * _STATUSES * 2)
@@ -160,7 +173,7 @@ class Counters:
         ages = self._ages.get(view)
         if ages is None:
             ages = self._ages[view] = Ages()
-        ages.add_rows(part.rows, n, wall_us, origin)
+        ages.add_times(times, wall_us, origin)
 
     def fallbacks(self, view: str, source: str, cause: Codes, *, injected: Flags = False, n: int = 1) -> None:
         """A source did not serve n rows of a view; a row of cause NONE is not counted."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import Rows
 from featurechaos.model import NO_TIME_US, Origin
 
 # Fine around the deadlines and timeouts of the docs: 15, 50 and 60 ms are bounds.
@@ -20,7 +18,7 @@ SECONDS = (
 AGES = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800, 2592000)
 
 FEW_ROWS = 128
-"""So many rows of one answer may wait as they are, with all their cells; of more only what is counted."""
+"""An answer of so many rows may wait to be counted."""
 
 _ORIGINS = len(Origin)
 _BUCKETS = len(AGES) + 1
@@ -76,13 +74,13 @@ class Ages:
         if self._waits >= _MOST_WAITING:
             self._fold()
 
-    def add_rows(self, rows: Rows, n: int, wall_us: int, origin: Any) -> None:
-        """The same for n rows as they came, which nobody writes to."""
-        if n == 1 and rows.oldest is not None:
-            self._add_one(rows.oldest, wall_us, origin)
+    def add_times(self, times: int | bytes, wall_us: int, origin: int) -> None:
+        """The same for `Rows.times`."""
+        if isinstance(times, int):
+            self._add_one(times, wall_us, origin)
             return
-        self._waiting.append((rows.event_time if n <= FEW_ROWS else rows.event_time.copy(), wall_us, origin))
-        self._waits += n
+        self._waiting.append((np.frombuffer(times, np.int64), wall_us, origin))
+        self._waits += len(times) // 8
         if self._waits >= _MOST_WAITING:
             self._fold()
 

@@ -68,7 +68,7 @@ def test_lists_say_what_the_columns_say(
 def test_a_row_by_itself_needs_no_words(layout_of: Any, share: float) -> None:
     layout = layout_of({f"f{at}": dtype for at, dtype in enumerate(FIXED)})
     rows = rows_of(layout, 1, seed=3, mask=2**64 - 1, share=share)
-    alone = Rows.one(layout, [rows.words.tobytes()], 0)
+    alone = Rows(layout, None, int(Verdict.FRESH), blobs=[rows.words.tobytes()], oldest=0)
 
     got = lists(alone, Selection.of(layout, {name: name for name in layout.spots}))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import cycle
 from random import Random
 
@@ -49,31 +48,6 @@ def test_it_opens_at_the_failure_rate_and_not_on_failures_in_a_row() -> None:
     call(gate, 0.9, ok=True)
 
     assert gate.state is State.OPEN, "five of ten"
-
-
-def test_other_limits_judge_what_was_counted_under_the_first() -> None:
-    gate = gate_of()
-    for number in range(9):
-        call(gate, number * 0.1, ok=False)
-
-    gate.limit(replace(LIMITS, window_s=100), 5.0)
-    call(gate, 20.0, ok=True)
-
-    assert gate.state is State.OPEN, "nine of ten in a hundred seconds"
-
-
-def test_an_open_gate_goes_by_the_new_wait_and_a_keeper_that_waits_for_the_old_one_is_not_waited_for() -> None:
-    gate = opened(replace(LIMITS, open_s=60))
-    gate.keep(0.0, for_s=1.0)
-    gate.limit(replace(LIMITS, open_s=60), 0.0)
-    assert gate.admit(60.5) is None, "the keeper has it"
-
-    gate.limit(LIMITS, 0.5)
-
-    assert gate.admit(0.9) is None
-    permit = gate.admit(1.1)
-    assert permit is not None
-    assert permit.is_probe
 
 
 def test_below_the_failure_rate_it_stays_closed() -> None:

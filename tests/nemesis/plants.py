@@ -5,7 +5,7 @@ Each changes one thing that a release could break, at the seam where it would br
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from featurechaos.effects import Plan
 from featurechaos.layers.breaker import Gate, Permit, State
 from featurechaos.layers.fetch import Fetch
 from featurechaos.model import View
-from featurechaos.readings import Reading, Request, Rules, Started
+from featurechaos.readings import Part, Reading, Request, Rules, Started
 from featurechaos.response import Response
 from featurechaos.shortcut import Groups, Shortcut
 
@@ -28,20 +28,22 @@ def swap_rows() -> None:
     """Two rows of a batch change places after they were decoded."""
     fetched, ended, turn = Fetch.__call__, Shortcut.end, iter(range(1 << 62))
 
-    def swap(reading: Reading) -> Reading:
-        for part in reading.parts:
+    def swap(parts: Sequence[Part]) -> None:
+        for part in parts:
             if len(part) > 1 and next(turn) % _EVERY == 0:
                 order = np.arange(len(part))
                 order[:2] = 1, 0
                 part.rows = part.rows.take(order)
-        return reading
 
     def swapped(self: Fetch, request: Request) -> Plan[Reading]:
-        return swap((yield from fetched(self, request)))
+        reading = yield from fetched(self, request)
+        swap(reading.parts)
+        return reading
 
-    def quickly_swapped(self: Shortcut, request: Request, started: Started, groups: Groups) -> Reading | None:
-        reading = ended(self, request, started, groups)
-        return None if reading is None else swap(reading)
+    def quickly_swapped(self: Shortcut, request: Request, started: Started, groups: Groups) -> list[Part] | None:
+        parts = ended(self, request, started, groups)
+        swap(parts or ())
+        return parts
 
     Fetch.__call__ = swapped  # type: ignore[method-assign]
     Shortcut.end = quickly_swapped  # type: ignore[method-assign]

@@ -14,18 +14,16 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin, RequestError, SpecError, Status
-from featurechaos.config import load
 from featurechaos.errors import ChaosRefused, StoreUnavailable
 from featurechaos.faults import Outage
 from featurechaos.layers.breaker import State
-from featurechaos.testing import ManualClock, MemoryStore
+from featurechaos.testing import ManualClock
 from tests.serving.test_life import forked
 
 CONFIG: dict[str, Any] = {
@@ -517,73 +515,6 @@ def test_counters_go_on() -> None:
     assert client.observer.counters.rows()["v"] == {"PRIMARY": 2}
 
 
-class FolderedSpec(BaseModel):
-    """It takes nothing."""
-
-    type: str
-
-
-class Foldered(MemoryStore):
-    """A snapshot source with a folder of its own on this machine, where last-known rows are kept."""
-
-    folder: ClassVar[Path]
-    spec: ClassVar[type[BaseModel]] = FolderedSpec
-
-    def publish(self) -> None:
-        """What a source of snapshots can."""
-
-    def private_folder(self, name: str) -> Path:
-        assert name
-        return self.folder
-
-
-def test_rows_on_disk_are_those_of_the_policy_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Foldered, "folder", tmp_path, raising=False)
-    config, keeping = config_of(), config_of(last_known={"keep_s": 900})
-    for each in (config, keeping):
-        each["sources"]["standby"] = {"type": "foldered", "role": "snapshot"}
-
-    def served(first: dict[str, Any], then: dict[str, Any]) -> list[Path]:
-        """What lies on the disk once a client that was reloaded has ended."""
-        with FeatureClient(load(first, stores={"foldered": cast("Any", Foldered)})) as client:
-            fill(client, client.store("primary"), 1.0)
-            read(client)
-            client.reload(then)
-            read(client)
-        return list(tmp_path.glob("v.*.rows"))
-
-    assert len(served(config, keeping)) == 1
-    assert served(keeping, config) == []
-
-
-def test_a_probe_that_is_due_while_the_breaker_is_switched_off_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of()
-    opened(client)
-
-    def due() -> list[str]:
-        client.reload(config_of(breaker=None))
-        return ["primary"]
-
-    monkeypatch.setattr(client._serving, "to_probe", due)
-
-    assert client._probe() is None
-
-
-def test_readiness_is_judged_under_one_policy() -> None:
-    client = client_of()
-    store: Any = client.store("primary")
-    asked = store.layouts
-
-    def layouts(*given: Any) -> Any:
-        client.reload(config_of(order=["second"]))
-        return asked(*given)
-
-    store.layouts = layouts
-
-    assert client.ready()
-    assert client.explain()["v"]["order"] == ["second"]
-
-
 # Whose client it is.
 
 
@@ -651,23 +582,6 @@ def test_a_child_forked_in_the_middle_of_a_reload_is_under_one_policy_and_may_re
         go.set()
         reloading.join()
     assert read(client, 9) == FILLED
-
-
-def test_a_child_forked_before_the_limits_were_laid_on_lays_them_on() -> None:
-    client = client_of()
-    before, held = client._serving, gate(client)
-    limits = {**POLICY["breaker"], "open_s": 2.0}
-    reloading = threading.Thread(target=lambda: client.reload(config_of(breaker=limits)))
-    with held._lock:
-        reloading.start()
-        while client._serving is before:
-            assert reloading.is_alive()
-        assert held.limits.open_s == 10.0
-
-        assert forked(lambda: bool(held.limits.open_s == 2.0))
-
-    reloading.join()
-    assert held.limits.open_s == 2.0
 
 
 # Several at once.

@@ -182,11 +182,22 @@ def test_nothing_is_started_where_no_time_is_left_or_a_fault_is_on() -> None:
     house = House.of()
     shortcut: Shortcut = house.client._serving.shortcut
     now = house.clock.monotonic()
+    asks = house.client._serving.call(
+        ["v:f"],
+        [{"k": 1}],
+        full_feature_names=False,
+        deadline_s=None,
+        max_age_s=None,
+        on_exhausted=None,
+        request_id=None,
+    ).asks
 
-    assert shortcut.begin(Request([], [], until=now + 0.0015, wall_us=0), "primary") is None
-    assert shortcut.begin(Request([], [], until=now + 1, wall_us=0), "primary") is not None
-    house.client.chaos.active = ("a lease",)  # type: ignore[assignment]
+    assert shortcut.begin(Request(asks, [], until=now + 0.0015, wall_us=0), "primary") is None
     assert shortcut.begin(Request([], [], until=now + 1, wall_us=0), "primary") is None
+    assert shortcut.begin(Request(asks, [], until=now + 1, wall_us=0), None) is None
+    assert shortcut.begin(Request(asks, [], until=now + 1, wall_us=0), "primary") is not None
+    house.client.chaos.active = ("a lease",)  # type: ignore[assignment]
+    assert shortcut.begin(Request(asks, [], until=now + 1, wall_us=0), "primary") is None
 
 
 @pytest.mark.parametrize("touch", [False, True])

@@ -22,8 +22,6 @@ def serving(rows: list[dict[str, Any]], columns: dict[str, Any]) -> None:
         assert_type(response, Response)
         assert_type(client.get_online_features("service:delay", columns, True), Response)
         assert_type(client.ready(full=True), bool)
-        assert_type(client.reload(), dict[str, Any])
-        assert_type(client.reload({"project": "p"}), dict[str, Any])
         assert_type(client.reference(response), Response)
     FeatureClient.from_config({"project": "p"}).close()
     client.get_online_features(["plane:seats"], rows, deadline_s="soon")  # type: ignore[arg-type]
