@@ -213,7 +213,7 @@ def timed(options: Options, world: ReadWorld, shape: Shape, contenders: list[Con
     )
 
 
-BYTES, DECODED, LAYERS = "bytes from the store", "read and decoded", "through every layer"
+BYTES, READ = "bytes from the store", "read, checked and answered"
 CALL, MADE, COLUMNED, ALL = (
     "the call's words and keys",
     "the response, untouched",
@@ -241,8 +241,7 @@ def stages(options: Options, world: ReadWorld, shape: Shape) -> dict[str, Timing
     contenders: list[Contender] = [
         Called(CALL, parts.call, rows_of),
         Called(BYTES, parts.bare, lambda ids: parts.addressed(rows_of(ids))),
-        Called(DECODED, parts.fetched, lambda ids: parts.addressed(rows_of(ids))),
-        Called(LAYERS, parts.whole, lambda ids: parts.request(rows_of(ids))),
+        Called(READ, parts.whole, lambda ids: parts.call(rows_of(ids))),
         Called(MADE, made, rows_of),
         Called(COLUMNED, columned, rows_of),
         Called(ALL, lambda rows: touch(made(rows)), rows_of),
@@ -259,9 +258,8 @@ def stage_table(went: dict[Shape, dict[str, Timing]]) -> Table:
     steps = [
         ("words checked, entity rows to keys", CALL, None),
         ("the command, the round trip, the reply split", BYTES, None),
-        ("decoding, checksums, ages", DECODED, BYTES),
-        ("deadline, failover, retry, breaker, last-known, hook", LAYERS, DECODED),
-        ("the response made, the counters", MADE, LAYERS),
+        ("checksums, ages, deadline, breaker, last-known, the answer made", READ, BYTES),
+        ("the counters", MADE, READ),
         ("columns", COLUMNED, MADE),
         ("provenance, degraded", ALL, COLUMNED),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from featurechaos import AsyncFeatureClient, FeatureClient
+from featurechaos import AsyncFeatureClient, FeatureClient, Response
 from featurechaos.effects import stack
 from featurechaos.engine import arun, run
 from featurechaos.faults.exercise import Exercise
@@ -19,7 +19,7 @@ class Parts:
     """What `get_online_features` of these features is made of, for a client whose first source is `primary`."""
 
     def __init__(self, client: FeatureClient | AsyncFeatureClient, features: Sequence[str]) -> None:
-        self.client, self.features, self._serving = client, features, client._serving
+        self.features, self._serving = features, client._serving
 
     def call(self, rows: Any) -> Call:
         """The caller's words checked, entity rows to keys."""
@@ -34,7 +34,7 @@ class Parts:
         )
 
     def request(self, rows: Any) -> Request:
-        return self.call(rows).request
+        return self.call(rows)
 
     def addressed(self, rows: Any) -> Request:
         """The request as the innermost layer gets it."""
@@ -46,6 +46,7 @@ class SyncParts(Parts):
 
     def __init__(self, client: FeatureClient, features: Sequence[str]) -> None:
         super().__init__(client, features)
+        self.client = client
         self._store, self._world = client.store(SOURCE), client._world
         serving = self._serving
         hook = Exercise(serving.board, serving.clock, history={}, online=frozenset([SOURCE]), known=serving.known)
@@ -63,9 +64,13 @@ class SyncParts(Parts):
         """The same under the layer that meets faults, none of which is on."""
         return run(self._hooked(request), self._world)
 
-    def whole(self, request: Request) -> Reading:
-        """Through every layer that the policy has."""
+    def layered(self, request: Request) -> Reading:
+        """Through every layer that the policy has, one after another."""
         return run(self._serving.asked(request), self._world)
+
+    def whole(self, call: Call) -> Response:
+        """As a call goes: all of the policy, its answer made; in a straight line where nothing is wrong."""
+        return self.client._read(self._serving, call)
 
 
 class AsyncParts(Parts):
@@ -73,13 +78,17 @@ class AsyncParts(Parts):
 
     def __init__(self, client: AsyncFeatureClient, features: Sequence[str]) -> None:
         super().__init__(client, features)
+        self.client = client
         self._store, self._world = client._world.stores[SOURCE], client._world
 
     async def bare(self, request: Request) -> Any:
         return await self._store.read(request.asks, request.until)
 
-    async def whole(self, request: Request) -> Reading:
+    async def layered(self, request: Request) -> Reading:
         return await arun(self._serving.asked(request), self._world)
+
+    async def whole(self, call: Call) -> Response:
+        return await self.client._read(self._serving, call)
 
 
 def mark_at(client: FeatureClient, view: str, feature: str) -> int:
