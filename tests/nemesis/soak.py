@@ -28,7 +28,7 @@ from tests.nemesis.worlds import World
 
 HELD, VIOLATED, NOT_COVERED = 0, 1, 6
 _SHOWN = 8
-"""How many violations of a kind are told; all are counted."""
+"""How many violations of a kind are told after a run; all are counted, and told where it is judged again."""
 
 
 def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) -> None:
@@ -67,13 +67,13 @@ def told(struck: Struck) -> str:
     return f"{struck.fault} on {struck.target}{about}, {struck.healed - struck.began:.1f} s"
 
 
-def report(judged: Judged, folder: Path) -> int:
+def report(judged: Judged, folder: Path, *, most: int | None = None) -> int:
     """Tell what was found, the line that counts last; the exit code."""
     for kind, violations in judged.violations.items():
-        for text in violations[:_SHOWN]:
+        for text in violations[:most]:
             _say(f"violation ({kind}) {text}")
-        if len(violations) > _SHOWN:
-            _say(f"violation ({kind}) and {len(violations) - _SHOWN} more")
+        if most is not None and (more := len(violations) - most) > 0:
+            _say(f"violation ({kind}) and {more} more")
     for text in judged.numbers:
         _say(text)
     for text in judged.uncovered:
@@ -101,7 +101,7 @@ def main() -> int:
     plants = given.plant or ()
     _say(f"{given.seconds:g} s of faults, seed {seed}" + (f"; planted: {', '.join(plants)}" if plants else ""))
     run(folder, seconds=given.seconds, seed=seed, plants=plants)
-    code = report(judge(History.read(folder)), folder)
+    code = report(judge(History.read(folder)), folder, most=_SHOWN)
     if given.keep is None and code == HELD:
         shutil.rmtree(folder, ignore_errors=True)
     return code

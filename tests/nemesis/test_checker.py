@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from featurechaos import Cause, Origin, Status
-from tests.nemesis.checker import judge
+from tests.nemesis.checker import Judged, judge
 from tests.nemesis.histories import START_US, Story, row, struck
 from tests.nemesis.history import CANCELLED, EXHAUSTED, FAILED, IMAGE, RAISING, REFUSED, TOMBSTONE, WRONG, History, Sent
 from tests.nemesis.schedule import FAULTS, RECOVER_S
+from tests.nemesis.soak import VIOLATED, report
 from tests.nemesis.stored import MARKER, MORTAL, QUICK, SCORE, STRICT, default_digest, null_digest
 
 KEY = 1
 AWAY = {"origin": Origin.NONE, "status": Status.UNAVAILABLE, "cause": Cause.TIMEOUT, "degraded": True}
+
+
+def test_a_run_tells_some_violations_of_a_kind_and_a_judgment_of_it_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = Judged(requests=9, rows=9, faults=9, excused=0, seed=7, violations={"a": ["late"] * 9})
+
+    assert report(judged, tmp_path, most=8) == VIOLATED
+    assert capsys.readouterr().err.splitlines()[:9] == ["violation (a) late"] * 8 + ["violation (a) and 1 more"]
+    assert report(judged, tmp_path) == VIOLATED
+    assert capsys.readouterr().err.splitlines()[:9] == ["violation (a) late"] * 9
 
 
 def broken(history: History) -> list[str]:
