@@ -72,7 +72,6 @@ class Rules:
         object.__setattr__(self, "limit_us", min(limits, default=None))
 
 
-@dataclass(slots=True, eq=False)
 class Started:
     """A request's first read, made before its plan: who was asked, since when and by when, and what came.
 
@@ -80,15 +79,13 @@ class Started:
     told once it is known to be all that is needed.
     """
 
-    source: str
-    begun: float
-    until: float
-    walk_until: float
-    permit: Any = None
     answers: list[Answer] | None = None
     error: StoreError | None = None
-    is_taken: bool = False
+    is_taken = False
     seconds: float | None = None
+
+    def __init__(self, source: str, begun: float, until: float, walk_until: float, permit: Any = None) -> None:
+        self.source, self.begun, self.until, self.walk_until, self.permit = source, begun, until, walk_until, permit
 
     def take(self) -> list[Answer]:
         """What came; raises what it failed with."""
@@ -175,16 +172,15 @@ class Part:
         walk: what failover still knows of rows not settled; None once nothing is open.
     """
 
-    __slots__ = ("cause", "clean", "exhausted", "injected", "origin", "rows", "status", "unread", "walk")
+    status: int | Codes = int(Status.PRESENT)  # an enum's hash is a call
+    injected: bool | Flags = False
+    exhausted: Flags | None = None
+    clean: Rows | None = None
+    unread: Flags | None = None
+    walk: Walk | None = None
 
-    def __init__(self, rows: Rows, *, origin: int | Codes, cause: int | Codes = 0) -> None:
+    def __init__(self, rows: Rows, origin: int | Codes, cause: int | Codes = 0) -> None:
         self.rows, self.origin, self.cause = rows, origin, cause
-        self.status: int | Codes = Status.PRESENT
-        self.injected: bool | Flags = False
-        self.exhausted: Flags | None = None
-        self.clean: Rows | None = None
-        self.unread: Flags | None = None
-        self.walk: Walk | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

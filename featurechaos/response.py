@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_FACTS = Struct("<qd4B")
-_U1, _I8, _F8, _B1 = (np.dtype(each) for each in ("u1", "i8", "f8", "?"))
-_BYTES = [bytes((code,)) for code in range(16)]
+_TIMES = Struct("<qd")
+_I8, _F8 = np.dtype(np.int64), np.dtype(np.float64)
 _PRIMARY, _REPLICA, _DEFAULT = int(Origin.PRIMARY), int(Origin.REPLICA), int(Origin.DEFAULT)
 _PRESENT, _NOT_FOUND = int(Status.PRESENT), int(Status.NOT_FOUND)
 
@@ -39,6 +39,8 @@ class Provenance(NamedTuple):
         age_s: float64 (n,), seconds between the row's event and the request; NaN where there is no row.
         event_time: int64 (n,), microseconds UTC; the smallest int64 where there is no row.
         injected: bool (n,), rows a fault touched.
+
+    To be read: where the same is true of all rows, the arrays are shared and cannot be written to.
     """
 
     origin: NDArray[np.uint8]
@@ -49,18 +51,21 @@ class Provenance(NamedTuple):
     injected: NDArray[np.bool_]
 
 
-def _of_one(part: Part, event_time: int, age_s: float) -> Provenance:
-    """The provenance of a single plain row: six views of one buffer."""
-    facts = bytearray(_FACTS.pack(event_time, age_s, part.origin, part.status, part.cause, part.injected))
-    arrays = (
-        np.ndarray(1, _U1, facts, 16),
-        np.ndarray(1, _U1, facts, 17),
-        np.ndarray(1, _U1, facts, 18),
-        np.ndarray(1, _F8, facts, 8),
-        np.ndarray(1, _I8, facts, 0),
-        np.ndarray(1, _B1, facts, 19),
-    )
-    return tuple.__new__(Provenance, arrays)
+def _alike(n: int, part: Part) -> Sequence[Any]:
+    """Origin, status, cause and injected of n rows of which the same is true."""
+    facts: Any = (part.origin, part.status, part.cause, part.injected)
+    return _few_alike(n, *facts) if n <= _FEW else _made_alike(n, *facts)
+
+
+def _made_alike(n: int, *facts: Any) -> Sequence[Any]:
+    block = np.array(facts, np.uint8).repeat(n).reshape(4, n)
+    block.setflags(write=False)
+    return (*block[:3], block[3].view(np.bool_))
+
+
+_FEW = 1024
+_few_alike = lru_cache(maxsize=256)(_made_alike)
+"""Made once: some kilobytes in all, and nobody's to write."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,17 +182,18 @@ class ViewAnswer:
         part, rows, n = self.part, self.rows, self.fan.n
         is_plain, is_dated = self.is_plain, self.rules.limit_us is not None
         if is_plain and is_dated and n == 1 and rows.oldest is not None:
-            return _of_one(part, rows.oldest, max(0, self._wall_us - rows.oldest) / 1e6)
+            times = bytearray(_TIMES.pack(rows.oldest, max(0, self._wall_us - rows.oldest) / 1e6))
+            event_time, age_s = np.ndarray(1, _I8, times), np.ndarray(1, _F8, times, 8)
+            origin, status, cause, injected = _alike(1, part)
+            return Provenance(origin, status, cause, age_s, event_time, injected)
         event_time = rows.event_time.copy()
         age_us = self._wall_us - event_time
         age_s = np.maximum(age_us, 0, out=age_us) / 1e6
         if not (is_plain and is_dated):  # else every age was found within a limit
             age_s[event_time == NO_TIME_US] = np.nan
         if is_plain:
-            # One block: arrays made one by one cost four times as much.
-            facts = b"".join([_BYTES[each] * n for each in (part.origin, part.status, part.cause, part.injected)])
-            origin, status, cause, injected = np.frombuffer(bytearray(facts), np.uint8).reshape(4, n)
-            return Provenance(origin, status, cause, age_s, event_time, injected.view(np.bool_))
+            origin, status, cause, injected = _alike(n, part)
+            return Provenance(origin, status, cause, age_s, event_time, injected)
         return Provenance(
             origin=self.spread(part.origin, Origin.NONE, np.uint8),
             status=self.spread(part.status, Status.NOT_FOUND, np.uint8),
@@ -291,12 +297,17 @@ class _Columns(Lazy):
 
     __slots__ = ()
 
+    def __missing__(self, name: str) -> Any:
+        one = self._wants.by_name.get(name)
+        if one is not None and one.out == name:
+            answer = self._answers[one.view]
+            if answer.is_plain and (sisters := self._wants.sisters(one, answer.rows.layout)):
+                self.update(zip(sisters, columns(answer.rows, one.feature.name)))  # noqa: B905 - its test costs 0.4 us
+                return dict.__getitem__(self, name)
+        return super().__missing__(name)
+
     def _make(self, one: Wanted) -> None:
-        answer = self._answers[one.view]
-        if answer.is_plain and (sisters := self._wants.sisters(one, answer.rows.layout)):
-            self.update(zip(sisters, columns(answer.rows, one.feature.name)))  # noqa: B905 - its test costs 0.4 us
-        else:
-            self[one.out] = answer.column(one.feature)
+        self[one.out] = self._answers[one.view].column(one.feature)
 
 
 class _Nulls(Lazy):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from featurechaos.clock import Clock
 from featurechaos.codec import whole
@@ -15,6 +18,8 @@ from featurechaos.layers.steer import Steer
 from featurechaos.memory import LastKnown
 from featurechaos.model import Origin
 from featurechaos.readings import Part, Request, Started
+
+_CLOSED, _least = State.CLOSED, np.minimum.reduce
 
 Groups = Sequence[tuple[tuple[str, ...], Sequence[int]]]
 """Views with the same join keys that are remembered: their stored names, and their places among a request's."""
@@ -62,12 +67,15 @@ class Shortcut:
             return None
         permit = None
         if (gate := self._gates.get(source)) is not None:
-            if gate.state is not State.CLOSED:
+            if gate.state is not _CLOSED:
                 return None
             permit = gate.permit
         now = self._monotonic()
-        walk_until, until = held_back(request.until, now, self._reserve_s), now + self._timeouts[source]
-        until = min(until, walk_until)
+        until, walk_until = now + self._timeouts[source], request.until - self._reserve_s
+        if walk_until - now < self._reserve_s:
+            walk_until = held_back(request.until, now, self._reserve_s)
+        if walk_until < until:  # noqa: PLR1730 - `min` costs a call
+            until = walk_until
         if until - now < LEAST_S:
             return None
         started = request.started = Started(source, now, until, walk_until, permit)
@@ -90,11 +98,11 @@ class Shortcut:
                 return None
             if (limit_us := rules[at].limit_us) is not None:
                 if rows.oldest is None:
-                    rows.oldest = int(rows.event_time.min()) if answer else 0
+                    rows.oldest = int(_least(rows.event_time)) if answer else 0
                 if rows.oldest < wall_us - limit_us:
                     return None
             count += len(answer)  # type: ignore[arg-type] # a list, or there would be no rows
-            parts.append(Part(rows, origin=origin))
+            parts.append(Part(rows, origin))
         now = self._monotonic()
         seconds = now - started.begun
         gate = self._gates.get(source)
@@ -106,7 +114,8 @@ class Shortcut:
             self._budget.earn()
         started.seconds = seconds
         for views, places in groups:
-            self._memory.keep(views, asks[places[0]].keys.ids, [parts[at].rows.blobs for at in places], now)
+            blobs: Any = answers if len(places) == len(answers) else [answers[at] for at in places]
+            self._memory.keep(views, asks[places[0]].keys.ids, blobs, now)
         return parts
 
     def left(self, started: Started) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,8 @@ from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
 
 _NOTHING: Final[frozenset[int]] = frozenset()
-_TIME: Final = slice(8 * TIME_AT, 8 * TIME_AT + 8)
+_HALVES: Final = np.dtype(np.uint32)
+_TIME: Final = Struct("<q").unpack_from
 _FRESH, _MISSING, _BURIED, _CORRUPT = (
     int(verdict) for verdict in (Verdict.FRESH, Verdict.MISSING, Verdict.BURIED, Verdict.CORRUPT)
 )
@@ -96,13 +98,12 @@ def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | N
         return _whole(blobs, keys.own, layout)
     # One row with one call of numpy's.
     blob = blobs[0]
-    if type(blob) is not bytes or len(blob) != 8 * layout.words or not blob.startswith(layout.head):
+    if type(blob) is not bytes or len(blob) != layout.least_bytes or not blob.startswith(layout.head):
         return None
     own = keys.first if keys.one is None else keys.one
-    if (int(np.frombuffer(blob, np.uint32).dot(layout.multipliers)) + own + layout.constant) & MASK:
+    if (int(np.frombuffer(blob, _HALVES).dot(layout.multipliers)) + own + layout.constant) & MASK:
         return None
-    time = int.from_bytes(blob[_TIME], "little", signed=True)
-    return Rows(layout, None, _FRESH, blobs=blobs, oldest=time)  # type: ignore[arg-type]
+    return Rows(layout, None, _FRESH, blobs, None, _TIME(blob, 8 * TIME_AT)[0])  # type: ignore[arg-type]
 
 
 def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layout) -> Rows | None:

@@ -29,20 +29,20 @@ class Rows:
         blobs: the bytes each row came as, while every row is intact and of this layout; else None.
     """
 
-    __slots__ = ("_tails", "_words", "blobs", "layout", "oldest", "ready", "verdict")
+    __slots__ = ("_event_time", "_tails", "_words", "blobs", "layout", "oldest", "ready", "verdict")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - it is called with every row, and keywords cost
         self,
         layout: Layout,
         words: Words | None,
         verdict: int | NDArray[np.uint8],
-        *,
         blobs: Sequence[bytes] | None = None,
         tails: list[bytes] | None = None,
         oldest: int | None = None,
     ) -> None:
         self.layout, self._words, self.verdict, self.blobs = layout, words, verdict, blobs
         self._tails = tails
+        self._event_time: NDArray[np.int64] | None = None
         self.oldest = oldest
         """The smallest event time of rows as they came, us, where somebody has looked."""
         self.ready: dict[Run | None, list[NDArray[Any]]] = {}
@@ -76,7 +76,9 @@ class Rows:
     @property
     def event_time(self) -> NDArray[np.int64]:
         """int64 us (n,), a view of the rows; NO_TIME_US where there is no value."""
-        return self.words.view(np.int64)[:, TIME_AT]
+        if self._event_time is None:
+            self._event_time = self.words.view(np.int64)[:, TIME_AT]
+        return self._event_time
 
     @property
     def times(self) -> int | bytes:
@@ -182,9 +184,9 @@ def _read(rows: Rows, spot: Spot) -> list[NDArray[Any]]:
     `islice`, since an array that is iterated to its end makes up an IndexError: a tenth of what 20 columns cost.
     """
     run = spot.run
-    if run.dtype.kind == "O":
+    if (kind := run.dtype.kind) == "O":
         return [_tail_column(rows, spot)]
-    if run.dtype.kind == "b":
+    if kind == "b":
         # Any byte but 0 is True: an intact row of another writer may hold a byte numpy has no name for.
         return list(np.ascontiguousarray(rows.words.view(np.uint8)[:, run.at : run.stop].T) != 0)
     if (single := rows.single) is not None:
