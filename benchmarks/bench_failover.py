@@ -219,7 +219,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the callers of one client noticed of one blow; None: it did not come to pass."""
+    """What the callers of one client noticed of one blow; None: it did not come to pass.
+
+    `has_left`: good answers of the replica came in time while the primary was away.
+    """
 
     requests: int
     failed: int
@@ -233,6 +236,7 @@ class Seen:
     switches: int
     late: int = 0
     excused: int = 0
+    has_left: bool = True
 
     @classmethod
     def of(cls, answers: Answers, blow: Times, struck: float, healed: float, watchdog: Watchdog) -> Seen:
@@ -257,6 +261,7 @@ class Seen:
             switches=switches(hit.only(hit.good)),
             late=len(late) - len(excused),
             excused=len(excused),
+            has_left=bool((away.told == REPLICA).any()),
         )
 
 
@@ -403,6 +408,7 @@ CELLS: Mapping[str, tuple[Callable[[Seen], float], float]] = {
     "switches": (lambda one: one.switches, 0),
 }
 """What is compared, smaller is better; and the difference that means nothing."""
+_OF_LEAVERS = ("back", "switches")
 
 
 def duel_table(seen: Mapping[str, Mapping[str, Seen]]) -> Table:
@@ -410,7 +416,9 @@ def duel_table(seen: Mapping[str, Mapping[str, Seen]]) -> Table:
     table = Table(
         "Ours against MultiDBClient, cell by cell",
         ["blow", "against", *CELLS],
-        note="`ahead`, `behind` or `even` is said of ours; even: closer than 5 ms, 1 % or, of `back`, 0.25 s.",
+        note="`ahead`, `behind` or `even` is said of ours; even: closer than 5 ms, 1 % or, of `back`, 0.25 s. "
+        '`back` and `switches` are "-" where one of the two never left: while the primary was away, it gave its users '
+        "no good answer of the replica in time.",
     )
     for name, by_name in seen.items():
         for peer in (DEFAULT, TUNED):
@@ -423,6 +431,9 @@ def duel_table(seen: Mapping[str, Mapping[str, Seen]]) -> Table:
 
 
 def verdict(ours: Seen, peer: Seen, cell: str) -> Cell:
+    """Who is ahead in one cell; None where there is nothing to compare."""
+    if cell in _OF_LEAVERS and not (ours.has_left and peer.has_left):
+        return None
     look, even = CELLS[cell]
     a, b = look(ours), look(peer)
     if a == b or abs(a - b) <= even:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks import harness, readme
 from benchmarks.__main__ import BENCHES
-from benchmarks.bench_failover import Answers, Seen, Times, back_after_s, switches
+from benchmarks.bench_failover import Answers, Seen, Times, back_after_s, duel_table, switches
 from benchmarks.goals import GOALS
 from benchmarks.harness import Called, Turn, WrongValue, alternate
 from benchmarks.load import LOCAL, PRIMARY, REPLICA, WRONG
@@ -173,6 +174,23 @@ def test_a_request_under_way_when_the_blow_fell_counts_but_is_not_the_first_good
 
 def test_answers_before_the_blow_do_not_count() -> None:
     assert seen(told((8.0, 9.9, "error TimeoutError"), (10.1, 10.11, PRIMARY))).failed == 0
+
+
+def test_who_never_left_is_not_compared_by_how_it_came_back() -> None:
+    """Waiting for a primary that is away is no way of being back at once."""
+    waited = seen(told((10.1, 12.1, PRIMARY), (10.2, 10.5, REPLICA), (12.1, 12.2, REPLICA)))
+    left = replace(seen(told((10.1, 10.11, REPLICA), (12.6, 12.61, PRIMARY))), back_s=3.0)
+    slower = replace(left, back_s=9.0, switches=5)
+
+    def compared(ours: Seen, peer: Seen) -> list[Any]:
+        table = duel_table({"flap": {"featurechaos": ours, "MultiDBClient": peer}})
+        return table.rows[0][-2:]
+
+    assert (waited.has_left, left.has_left) == (False, True)
+    assert compared(left, waited) == compared(waited, left) == [None, None]
+    assert compared(left, slower) == ["ahead", "ahead"]
+    assert compared(slower, left) == ["**behind**", "**behind**"]
+    assert '"-" where one of the two never left' in duel_table({}).note
 
 
 def test_what_is_kept_on_this_side_is_no_good_answer() -> None:
