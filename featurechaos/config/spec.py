@@ -75,13 +75,19 @@ class Breaker(Spec):
     """Leaving a failing or slow source alone, and coming back to it gently."""
 
     window_s: Seconds = 10
+    """The calls that the rates are of; nothing but failures for a twentieth of it is enough, too."""
     failure_rate: Rate = 0.5
     slow_rate: Rate = 0.8
     slow_s: Seconds = 0.010
+    """From when on a call is slow."""
     min_calls: Count = 20
+    """Fewer calls are not judged by, nor fewer failures in a row."""
     open_s: Seconds = 1
+    """For how long it is then left alone; and the most between two probes that fail."""
     healthy_s: Wait = 1
+    """How long probes must go well."""
     ramp_s: Wait = 2
+    """How long the share that is let through grows."""
 
 
 class Empty(Spec):

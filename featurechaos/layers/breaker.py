@@ -2,9 +2,11 @@
 
 States of a gate: *closed* (all pass), *open* (none pass for `open_s`), *probing* (one at a time, for `healthy_s`
 in which no more fail than half of what opens it), *ramping* (a share that grows to all over `ramp_s`), closed again.
+It opens at a rate of failed or of slow calls, and sooner where nothing but failures comes: a source that is gone.
 One that opens again on its way back, or soon after, has to be healthy for twice as long the next time.
 
 Probes are a keeper's, who reads off the request path what users last asked for; where none is at work, requests are.
+No user waits for a keeper's probe, so it does not wait for `open_s` again after each that fails.
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ _FAIR_SHARE = 0.9
 _PROBES = 10
 """A keeper probes so often in `healthy_s`, but every quarter of a second at least."""
 _PROBE_LEAST_S, _PROBE_EVERY_S = 0.01, 0.25
+_AWAY_SHARE = 1 / 40
+"""After a failed probe a keeper waits for so much of the time that the source has been away, and `open_s` at most."""
 _SPREAD = 0.2
-"""Keepers wait up to so much longer than `open_s`: those of a fleet lost their source in one moment."""
+"""Keepers wait up to so much longer than is said: those of a fleet lost their source in one moment."""
+_RUN_SHARE = 1 / 20
+"""Of `window_s`, that nothing but failures must come: reads of a process that stood still fail in one moment."""
 _HELD_S = 1.0
 """How often a keeper looks whether a gate is still held."""
 _MOST_RELAPSES = 3
@@ -72,8 +78,10 @@ class Permit:
 class Gate(Locked):
     """One source's breaker: `admit` before a call, `settle` after it, whatever happened to the call.
 
-    Rates are over all calls of the last `window_s`, kept in ten buckets. A cancelled call is neither
-    success nor failure, and gives a probe's place back.
+    Rates are over all calls of the last `window_s`, kept in ten buckets: they judge a source that fails now and then.
+    One that is gone is known by a run of `min_calls` failures without a success, over a twentieth of `window_s`. A slow
+    success ends the run, too: somebody is there and answers, and whether too slowly is the slow rate's to say.
+    A cancelled call is neither success nor failure, and gives a probe's place back.
     """
 
     def __init__(self, limits: Limits, *, rng: Random, now: float) -> None:
@@ -87,9 +95,10 @@ class Gate(Locked):
         self._healthy_since: float | None = None
         self._kept_until = self._last_probe = -inf
         self._relapses, self._was_back = 0, False
-        self._spread = 1.0
+        self._away_since, self._wait_s, self._spread = now, inf, 1.0
         self._good = self._bad = self._bad_in_a_row = 0
         self._bad_until = now
+        self._run, self._run_since = 0, now
         self.permit = Permit(0)
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)
 
@@ -110,6 +119,7 @@ class Gate(Locked):
         with self._lock:
             if limits != self.limits:
                 self.limits, self._bad_until, self._kept_until = limits, now + limits.window_s, -inf
+                self._run = 0  # It may be over, and what ended it not looked at.
 
     @property
     def healthy_s(self) -> float:
@@ -120,7 +130,7 @@ class Gate(Locked):
         """Take over the probes for some seconds; how long until the next is due, or None if none is wanted."""
         with self._lock:
             if self.state is State.OPEN:
-                wait_s = self.since + self.limits.open_s * self._spread - now
+                wait_s = self._due_in_s(now)
             elif self.state is State.PROBING:
                 every_s = min(max(self.healthy_s / _PROBES, _PROBE_LEAST_S), _PROBE_EVERY_S)
                 wait_s = self._last_probe + every_s - now
@@ -139,7 +149,8 @@ class Gate(Locked):
                 return None
             if self.held_at is not None and self.state is not State.RAMPING:
                 return None
-            if self.state is State.OPEN and now - self.since >= self.limits.open_s:
+            is_due = self._due_in_s(now) <= 0 if is_keeper else now - self.since >= self.limits.open_s
+            if self.state is State.OPEN and is_due:
                 self._become(State.PROBING, now)
                 self._healthy_since = None
                 self._good = self._bad = self._bad_in_a_row = 0
@@ -170,8 +181,14 @@ class Gate(Locked):
                 return None
             if self.state is State.PROBING:
                 return self._after_probe(now, succeeded=succeeded, slow=seconds >= self.limits.slow_s)
+            if succeeded:
+                self._run = 0
+            elif self._run and now <= self._bad_until:
+                self._run += 1
+            else:  # What has passed since the last one was bad was not looked at.
+                self._run, self._run_since = 1, now
             self._count(now, failed=not succeeded, slow=seconds >= self.limits.slow_s)
-            if self._bad_until >= now and self._is_failing(now):
+            if self._bad_until >= now and (self._is_gone(now) or self._is_failing(now)):
                 return self._become(State.OPEN, now)
             if self.state is State.RAMPING and now - self.since >= self.limits.ramp_s:
                 return self._become(State.CLOSED, now)
@@ -184,8 +201,10 @@ class Gate(Locked):
         """
         with self._lock:
             if permit.generation == self._generation and self.held_at is None:
-                if self._bad_until >= now and self._is_failing(now, more=1):
-                    return False
+                if self._bad_until >= now:
+                    if self._is_failing(now, more=1):
+                        return False
+                    self._run = 0
                 self._count(now, failed=False, slow=False)
             return True
 
@@ -213,13 +232,26 @@ class Gate(Locked):
             self._relapses = min(self._relapses + 1, _MOST_RELAPSES) if is_soon else 0
         if state is State.OPEN:
             self._spread = 1 + _SPREAD * self._rng.random()
+            if self.state is State.PROBING:
+                self._wait_s = max(_PROBE_EVERY_S, (now - self._away_since) * _AWAY_SHARE)
+            else:
+                self._away_since, self._wait_s = now, inf
         self._was_back |= state is State.CLOSED
         self.state, self.since = state, now
         self._generation += 1
         self.permit = Permit(self._generation)
         self._probe = None
         self._buckets.clear()
+        self._run = 0
         return state
+
+    def _due_in_s(self, now: float) -> float:
+        """How long until a keeper may probe an open gate: `open_s` at first, then sooner.
+
+        So a return is noticed within a quarter of a second, or a fortieth of the time away; a source that is away for
+        long is asked no more often than requests would.
+        """
+        return self.since + min(self._wait_s, self.limits.open_s) * self._spread - now
 
     def _count(self, now: float, *, failed: bool, slow: bool) -> None:
         width = self.limits.window_s / _BUCKETS
@@ -239,6 +271,11 @@ class Gate(Locked):
             return False
         failed, slow = sum(bucket[2] for bucket in recent), sum(bucket[3] for bucket in recent)
         return failed / calls >= self.limits.failure_rate or slow / calls >= self.limits.slow_rate
+
+    def _is_gone(self, now: float) -> bool:
+        """Whether nothing but failures has come for a while."""
+        limits = self.limits
+        return self._run >= limits.min_calls and now - self._run_since >= limits.window_s * _RUN_SHARE
 
     def __repr__(self) -> str:
         return f"Gate({self.state.name.lower()})"

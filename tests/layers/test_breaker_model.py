@@ -64,28 +64,47 @@ class Model:
     told: list[tuple[float, bool, bool]] = field(default_factory=list)
     relapses: int = 0
     was_closed: bool = False
+    wait_s: float = LIMITS.open_s
+    away_since: float = 0.0
 
-    def enter(self, state: State, now: float) -> None:
+    def enter(self, state: State, now: float, draw: float = 0.0) -> None:
         if state is State.OPEN and self.state is not State.PROBING:
             soon = self.state is State.RAMPING or (self.was_closed and now - self.since < LIMITS.window_s)
             self.relapses = min(self.relapses + 1, 3) if soon else 0
+        if state is State.OPEN:
+            self.away_since = self.away_since if self.state is State.PROBING else now
+            least_s = 0.25 if self.state is State.PROBING else LIMITS.open_s
+            self.wait_s = min(max(least_s, (now - self.away_since) / 40), LIMITS.open_s) * (1 + 0.2 * draw)
         self.was_closed |= state is State.CLOSED
         self.state, self.since, self.generation = state, now, self.generation + 1
         self.probe, self.told = None, []
         if state is State.PROBING:
             self.healthy_since, self.good, self.bad = None, 0, []
 
+    def kept_in_s(self, now: float) -> float:
+        """How long until a keeper may probe it while it is open."""
+        return self.since + self.wait_s - now
+
     def lets_through(self, now: float, draw: float, *, is_keeper: bool) -> bool:
         """Whether a call passes, apart from the place of the one probe."""
         if self.state in (State.OPEN, State.PROBING) and now < self.kept_until and not is_keeper:
             return False
-        if self.state is State.OPEN and now - self.since >= LIMITS.open_s:
+        is_due = self.kept_in_s(now) <= 0 if is_keeper else now - self.since >= LIMITS.open_s
+        if self.state is State.OPEN and is_due:
             self.enter(State.PROBING, now)
         if self.state is State.PROBING:
             return self.probe is None or now - self.probe.begun >= LOST_S
         if self.state is State.RAMPING:
             return draw < (now - self.since) / LIMITS.ramp_s
         return self.state is State.CLOSED
+
+    def is_gone(self) -> bool:
+        """Whether nothing but failures came for a twentieth of the window, none a window after another."""
+        run: list[float] = []
+        for at, failed, _ in self.told:
+            is_more = failed and run and at <= run[-1] + LIMITS.window_s
+            run = [*run, at] if is_more else [at] if failed else []
+        return len(run) >= LIMITS.min_calls and run[-1] - run[0] >= LIMITS.window_s / 20
 
     def verdicts(self, now: float) -> set[bool]:
         """Whether the source is failing, over every window that ten buckets may stand for."""
@@ -100,7 +119,7 @@ class Model:
                 found.add(
                     enough and (failed >= LIMITS.failure_rate * len(seen) or slow >= LIMITS.slow_rate * len(seen))
                 )
-        return found
+        return {True} if self.is_gone() else found
 
 
 class Breakers(RuleBasedStateMachine):
@@ -129,6 +148,8 @@ class Breakers(RuleBasedStateMachine):
         assert (wait_s is None) == (self.model.state in (State.CLOSED, State.RAMPING))
         if wait_s is not None:
             assert 0 <= wait_s <= 1.2 * LIMITS.open_s
+            if self.model.state is State.OPEN:
+                assert wait_s == max(0.0, self.model.kept_in_s(self.now))
             self.model.kept_until = self.now + wait_s + for_s
 
     @rule(draw=st.sampled_from([0.0, 0.3, 0.7, 0.99]), is_keeper=st.booleans())
@@ -186,7 +207,7 @@ class Breakers(RuleBasedStateMachine):
             model.good, model.bad = model.good + (not failed), [*model.bad, failed]
             if failed:
                 if sum(model.bad) > LIMITS.failure_rate / 2 * len(model.bad) or model.bad[-3:] == [True] * 3:
-                    model.enter(State.OPEN, now)
+                    model.enter(State.OPEN, now, self.dice.value)
             elif not slow:
                 model.healthy_since = now if model.healthy_since is None else model.healthy_since
                 if now - model.healthy_since >= LIMITS.healthy_s * 2**model.relapses:
@@ -196,7 +217,7 @@ class Breakers(RuleBasedStateMachine):
         verdicts = model.verdicts(now)
         if self.gate.state is State.OPEN:
             assert True in verdicts
-            model.enter(State.OPEN, now)
+            model.enter(State.OPEN, now, self.dice.value)
         else:
             assert False in verdicts
             if model.state is State.RAMPING and now - model.since >= LIMITS.ramp_s:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle
 from random import Random
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from featurechaos.layers.breaker import Gate, Limits, Permit, State
 from tests.layers.kit import Dice
@@ -56,6 +60,162 @@ def test_below_the_failure_rate_it_stays_closed() -> None:
         call(gate, number * 0.01, ok=ok)
 
     assert gate.state is State.CLOSED
+
+
+def busy() -> Gate:
+    """A gate that has let a thousand good calls through in the second before time 10: no rate judges it soon."""
+    gate = gate_of()
+    for number in range(1000):
+        assert gate.passed(gate.permit, 9 + number / 1000)
+    return gate
+
+
+def opened_after_s(*, every_s: float) -> float:
+    """How long after the first of failures in a row a busy gate opens."""
+    gate, now = busy(), 10.0
+    while call(gate, now, ok=False) and gate.state is State.CLOSED:
+        now += every_s
+    return now - 10.0
+
+
+def test_nothing_but_failures_for_a_twentieth_of_the_window_opens_it() -> None:
+    assert opened_after_s(every_s=0.01) == pytest.approx(0.5, abs=0.011)
+
+
+def test_a_run_is_of_the_least_number_of_calls() -> None:
+    assert opened_after_s(every_s=0.2) == pytest.approx(0.2 * (LIMITS.min_calls - 1))
+
+
+def test_reads_that_time_out_together_are_no_run() -> None:
+    """A process that stands still for a second finds all of its reads late at the end of it."""
+    gate = busy()
+
+    for number in range(64):
+        call(gate, 10 + number * 0.007, ok=False)
+
+    assert gate.state is State.CLOSED
+
+
+@pytest.mark.parametrize("how", ["passed", "settled", "settled slow"])
+def test_any_success_ends_a_run(how: str) -> None:
+    gate, now = busy(), 10.0
+    for number in range(200):
+        if number % 45 == 44 and how == "passed":
+            assert gate.passed(gate.permit, now)
+        else:
+            call(gate, now, ok=number % 45 == 44, seconds=0.012 if how == "settled slow" else 0.001)
+        now += 0.01
+
+    assert gate.state is State.CLOSED
+
+
+@pytest.mark.parametrize(("failures", "state"), [(LIMITS.min_calls, State.OPEN), (LIMITS.min_calls - 1, State.CLOSED)])
+def test_a_cancelled_call_neither_ends_a_run_nor_is_of_it(failures: int, state: State) -> None:
+    gate, now = busy(), 10.0
+    for number in range(10 * failures):
+        permit = gate.permit
+        gate.settle(permit, now, succeeded=False if number % 10 == 9 else None, seconds=0.001)
+        now += 0.01
+
+    assert gate.state is state
+
+
+def test_failures_with_a_window_between_them_are_no_run() -> None:
+    """What passes so long after the last bad call is not looked at, so it could not have ended the run."""
+    gate = gate_of()
+    for number in range(40):
+        call(gate, 10.5 * number, ok=False)
+
+    assert gate.state is State.CLOSED
+
+
+def test_a_run_that_is_over_does_not_go_on_under_other_limits() -> None:
+    gate = busy()
+    for number in range(LIMITS.min_calls - 1):
+        call(gate, 10 + number * 0.1, ok=False)
+    assert gate.passed(gate.permit, 30)
+
+    gate.limit(replace(LIMITS, open_s=2), 30)
+    call(gate, 30, ok=False)
+
+    assert gate.state is State.CLOSED
+
+
+def test_a_call_that_passes_a_healthy_gate_changes_its_buckets_alone() -> None:
+    """It is on the path of every read."""
+
+    def seen(gate: Gate) -> dict[str, Any]:
+        return {name: value for name, value in vars(gate).items() if name != "_buckets"}
+
+    gate = gate_of()
+    before = seen(gate)
+    gate.passed(gate.permit, 1.0)
+
+    assert seen(gate) == before
+
+
+def kept_waits(gate: Gate, *, seconds: float) -> NDArray[np.float64]:
+    """How long a keeper waits before each of its probes, all of which fail."""
+    at = [gate.since]
+    while (now := at[-1]) < at[0] + seconds:
+        while (permit := gate.admit(now, is_keeper=True)) is None:
+            wait_s = gate.keep(now, for_s=1.0)
+            assert wait_s is not None
+            now += max(wait_s, 1e-6)
+        assert now > at[-1]
+        gate.settle(permit, now, succeeded=False, seconds=0.015)
+        at.append(now)
+    return np.diff(at)
+
+
+def test_a_keeper_waits_less_after_a_failed_probe_and_longer_the_longer_it_is_away() -> None:
+    waits = kept_waits(opened(), seconds=60)
+
+    assert waits[0] == pytest.approx(LIMITS.open_s)
+    assert waits[1:30] == pytest.approx(0.25)
+    assert np.diff(waits[1:]).min() > -1e-6
+    assert waits[-1] == pytest.approx(LIMITS.open_s)
+    assert len(waits) == pytest.approx(1 + 9 / 0.25 + 40 * np.log(4) + 20, abs=3)
+
+
+def test_a_keeper_waits_its_own_time_and_requests_wait_for_open_s() -> None:
+    gate = opened()
+    call(gate, 1.5, ok=False)
+
+    admitted = [gate.admit(gate.since + at, is_keeper=is_keeper) for at, is_keeper in [(0.9, False), (0.24, True)]]
+    probe = gate.admit(gate.since + 0.251, is_keeper=True)
+
+    assert admitted == [None, None]
+    assert probe is not None
+
+
+def test_the_waits_of_keepers_are_drawn() -> None:
+    waits = [kept_waits(opened(draw=draw), seconds=1.25) for draw in (0.0, 0.5, 1.0)]
+
+    assert [each[0] for each in waits] == pytest.approx([1.0, 1.1, 1.2], abs=1e-5)
+    assert [each[1] for each in waits] == pytest.approx([0.25, 0.275, 0.3], abs=1e-5)
+
+
+def test_a_keeper_waits_no_longer_than_a_short_open_s() -> None:
+    assert kept_waits(opened(replace(LIMITS, open_s=0.05)), seconds=1) == pytest.approx(0.05, abs=1e-5)
+
+
+def test_limits_that_change_while_it_is_open_hold_at_once() -> None:
+    gate = opened(replace(LIMITS, open_s=60))
+    before = gate.keep(gate.since, for_s=1.0)
+
+    gate.limit(LIMITS, gate.since)
+
+    assert (before, gate.keep(gate.since, for_s=1.0)) == pytest.approx((60, 1))
+
+
+def test_a_source_that_fails_on_the_ramp_is_left_alone_for_open_s_again() -> None:
+    gate = ramping(0.0)
+    begun = gate.since
+    for number in range(LIMITS.min_calls):
+        call(gate, begun + 0.1 + number * 0.01, ok=False)
+
+    assert kept_waits(gate, seconds=1.25)[:2] == pytest.approx([1.0, 0.25], abs=1e-5)
 
 
 def test_it_opens_at_the_slow_rate() -> None:
@@ -208,6 +368,14 @@ def test_failing_on_the_ramp_opens_it_again() -> None:
         call(gate, begun + 0.1 + number * 0.01, ok=False)
 
     assert gate.state is State.OPEN
+
+
+def test_the_run_that_opened_it_does_not_go_on_on_the_ramp() -> None:
+    gate = ramping(0.0)
+
+    call(gate, gate.since + 0.1, ok=False)
+
+    assert gate.state is State.RAMPING
 
 
 def test_an_outcome_of_an_older_generation_is_dropped() -> None:

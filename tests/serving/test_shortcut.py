@@ -108,7 +108,8 @@ class House:
         stats = self.client.stats()
         for incident in stats["incidents"]:
             del incident["id"]  # ends in random digits
-        return stats, gate.state, list(gate._buckets), remembered, serving.budget._tokens, known
+        run = gate._run if self.clock.monotonic() <= gate._bad_until else 0  # later it is over, looked at or not
+        return stats, gate.state, list(gate._buckets), run, remembered, serving.budget._tokens, known
 
 
 def _dates(seconds: Sequence[float]) -> list[Any]:
