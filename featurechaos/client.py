@@ -585,7 +585,7 @@ class FeatureClient(_Common):
         return response
 
     def _read(self, serving: Serving, call: Call) -> Response:
-        if (started := serving.begin(call)) is not None:
+        if (started := serving.shortcut.begin(call, call.compiled.source)) is not None:
             try:
                 started.answers = self._world.ask(started.source, call.asks, started.until)
             except StoreError as error:
@@ -789,7 +789,7 @@ class AsyncFeatureClient(_Common):
         return response
 
     async def _read(self, serving: Serving, call: Call) -> Response:
-        if (started := serving.begin(call)) is not None:
+        if (started := serving.shortcut.begin(call, call.compiled.source)) is not None:
             try:
                 started.answers = await self._world.ask(started.source, call.asks, started.until)
             except StoreError as error:

@@ -144,8 +144,11 @@ class Observer:
                 self._tell_attempt(started.source, "ok", started.seconds)
         if response.is_plain:
             assert read is not None
-            plain: list[Any] = [(view, one.part.origin, one.rows.times) for view, one in response.answers.items()]
-            self.counters.answered_plainly(response.elapsed_s, request.wall_us, len(response), plain, read)
+            plain: list[Any] = []
+            for view, answer in response.answers.items():
+                plain.append((view, answer.part.origin, answer.rows.times))  # in a comprehension it would be a call
+            n = answer.fan.n
+            self.counters.answered_plainly(response.elapsed_s, request.wall_us, n, plain, read)
             return
         if read is not None:
             self.counters.source_call(read[0], "ok", read[1])

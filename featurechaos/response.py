@@ -110,17 +110,17 @@ class Wants:
         self.outs = [one.out for one in features]
         self.by_name = {one.full: one for one in features} | {one.out: one for one in features}
         self.defaulting = frozenset(one.view for one in features if one.feature.default is not None)
-        self._sisters: dict[str, list[str]] = {}
+        self.together: dict[str, list[str]] = {}
         self._selections: dict[str, Selection] = {}
 
     def sisters(self, one: Wanted, layout: Layout) -> list[str]:
         """The names that go out of one feature's run, where those are all of its scalars in its order; else none."""
-        if (found := self._sisters.get(one.out)) is None:
+        if (found := self.together.get(one.out)) is None:
             run = layout.spots[one.feature.name].run
             spots = [spot for spot in layout.spots.values() if spot.run is run]
             scalars = [spot.feature.name for spot in sorted(spots, key=lambda spot: spot.at)]
             wanted = {each.feature.name: each.out for each in self.features if each.view == one.view}
-            found = self._sisters[one.out] = [wanted[name] for name in scalars] if wanted.keys() >= {*scalars} else []
+            found = self.together[one.out] = [wanted[name] for name in scalars] if wanted.keys() >= {*scalars} else []
         return found
 
     def selection(self, view: str, layout: Layout) -> Selection:
@@ -179,13 +179,14 @@ class ViewAnswer:
 
     @cached_property
     def provenance(self) -> Provenance:
-        part, rows, n = self.part, self.rows, self.fan.n
+        part: Any = self.part
+        rows, n = self.rows, self.fan.n
         is_plain, is_dated = self.is_plain, self.rules.limit_us is not None
         if is_plain and is_dated and n == 1 and rows.oldest is not None:
             times = bytearray(_TIMES.pack(rows.oldest, max(0, self._wall_us - rows.oldest) / 1e6))
             event_time, age_s = np.ndarray(1, _I8, times), np.ndarray(1, _F8, times, 8)
-            origin, status, cause, injected = _alike(1, part)
-            return Provenance(origin, status, cause, age_s, event_time, injected)
+            origin, status, cause, injected = _few_alike(1, part.origin, part.status, part.cause, part.injected)
+            return tuple.__new__(Provenance, (origin, status, cause, age_s, event_time, injected))
         event_time = rows.event_time.copy()
         age_us = self._wall_us - event_time
         age_s = np.maximum(age_us, 0, out=age_us) / 1e6
@@ -301,7 +302,10 @@ class _Columns(Lazy):
         one = self._wants.by_name.get(name)
         if one is not None and one.out == name:
             answer = self._answers[one.view]
-            if answer.is_plain and (sisters := self._wants.sisters(one, answer.rows.layout)):
+            sisters = self._wants.together.get(name)
+            if sisters is None:
+                sisters = self._wants.sisters(one, answer.rows.layout)
+            if sisters and answer.is_plain:
                 self.update(zip(sisters, columns(answer.rows, one.feature.name)))  # noqa: B905 - its test costs 0.4 us
                 return dict.__getitem__(self, name)
         return super().__missing__(name)
@@ -327,6 +331,8 @@ class Response:
             when it began, from which ages count.
         elapsed_s: from entry to return of the call.
         features: the requested references, in order; `feature_names_out` the names of `to_numpy()`'s columns.
+        columns: name -> (n,) or (n, dim), dtype as declared, never widened; ours to write. Null is NaN, NaT, 0, False
+            or None. A feature answers to its outgoing name and to `view:feature`.
         answers: the parts it was made from, by view; for references and counters.
         is_plain: every row is fresh and from the source it is first asked of, one for each of the caller's.
     """
@@ -343,6 +349,7 @@ class Response:
         self._wants, self.answers, self._entities = wants, answers, entities
         self.request, self.is_plain = request, is_plain
         self.elapsed_s = 0.0
+        self.columns: Mapping[str, NDArray[Any]] = _Columns(wants, answers)
 
     def __len__(self) -> int:
         return self._entities.n
@@ -369,16 +376,8 @@ class Response:
         return tuple(self.answers)
 
     @cached_property
-    def columns(self) -> Mapping[str, NDArray[Any]]:
-        """name -> (n,) or (n, dim), dtype as declared, never widened; ours to write.
-
-        Null is NaN, NaT, 0, False or None. A feature answers to its outgoing name and to `view:feature`.
-        """
-        return _Columns(self._wants, self.answers)
-
-    @cached_property
     def nulls(self) -> Mapping[str, Flags]:
-        """name -> bool (n,), True where the value is null."""
+        """name -> bool (n,), True where the value is null; names as those of `columns`."""
         return _Nulls(self._wants, self.answers)
 
     def provenance(self, view: str) -> Provenance:
@@ -504,7 +503,7 @@ class Response:
     def _lists(self) -> dict[str, list[Any]]:
         """Features by the names they go out under, straight from rows of which nobody has a column yet."""
         made: dict[str, list[Any]] = {}
-        if "columns" in self.__dict__ or "nulls" in self.__dict__:
+        if dict.__len__(self.columns) or "nulls" in self.__dict__:  # type: ignore[arg-type] # as made so far
             return made
         for view, answer in self.answers.items():
             if not answer.rows.ready and not (view in self._wants.defaulting and answer.may_default):

@@ -396,10 +396,6 @@ class Serving:
         call.source, call.defaults, call.met, call.started = "", compiled.defaults, set(), None
         return call
 
-    def begin(self, call: Call) -> Started | None:
-        """The read to make before a plan is made, if the plan is likely not to be needed."""
-        return self.shortcut.begin(call, call.compiled.source)
-
     def end(self, call: Call, started: Started) -> Response | None:
         """The answer, where what came is whole and fresh; else the plan is to be played."""
         parts = self.shortcut.end(call, started, call.compiled.remembered)

@@ -189,9 +189,9 @@ def _read(rows: Rows, spot: Spot) -> list[NDArray[Any]]:
     if kind == "b":
         # Any byte but 0 is True: an intact row of another writer may hold a byte numpy has no name for.
         return list(np.ascontiguousarray(rows.words.view(np.uint8)[:, run.at : run.stop].T) != 0)
-    if (single := rows.single) is not None:
+    if rows._words is None and rows.blobs is not None:  # noqa: SLF001 - as `single`, without a call
         # The constructor: after a round trip half of what `frombuffer` and `reshape` cost.
-        block = np.ndarray(run.shape, run.dtype, bytearray(single[run.span]))
+        block = np.ndarray(run.shape, run.dtype, bytearray(rows.blobs[0][run.span]))
         return [block] if run.dim else list(islice(block, run.count))
     block = rows.words.view(run.dtype)[:, run.at : run.stop]
     # `copy` and not `ascontiguousarray`, which would hand out a view of one row's words.
