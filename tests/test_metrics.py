@@ -242,6 +242,28 @@ def test_ages_are_counted_together_as_they_are_one_by_one(batches: list[tuple[li
     }
 
 
+def test_no_answer_sorts_in_the_ages_of_more_than_128(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that sorted in a thousand held up the reads beside it for milliseconds."""
+    sorted_in: list[int] = []
+    fold = Ages._fold
+
+    def folded(self: Ages) -> None:
+        sorted_in.append(len(self._waiting))
+        fold(self)
+
+    monkeypatch.setattr(Ages, "_fold", folded)
+    ages = Ages()
+    for at in range(1000):
+        if at % 2:
+            ages.add(_events(1, 2, 3), NOW_US, np.array([Origin.PRIMARY, Origin.REPLICA, Origin.SNAPSHOT], np.uint8))
+        else:
+            ages.add_times(_events(4, 5).tobytes(), NOW_US, Origin.PRIMARY)
+
+    assert sorted_in
+    assert max(sorted_in) == 128
+    assert sum(age.count for _, age in ages.read()) == 2500
+
+
 def test_a_value_on_a_bound_is_within_it() -> None:
     ages, seconds = Ages(), Distribution(SECONDS)
     ages.add(_events(*AGES), NOW_US, Origin.PRIMARY)

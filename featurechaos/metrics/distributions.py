@@ -23,7 +23,7 @@ FEW_ROWS = 128
 _ORIGINS = len(Origin)
 _BUCKETS = len(AGES) + 1
 _AGES_US = np.array(AGES, np.int64) * 1_000_000
-_MOST_WAITING = 4096
+_MOST_WAITING, _MOST_ARRAYS = 4096, 128
 
 
 class Distribution:
@@ -50,8 +50,9 @@ class Distribution:
 class Ages:
     """Ages of one view's rows by origin.
 
-    Arrays wait until there are 4096 values and are then sorted in together: alone, the fixed cost of the
-    numpy calls would be most of it. A row without an event has no age; one from the future is 0 s old.
+    Arrays wait until there are 128, or 4096 values, and are then sorted in together: alone, the fixed cost of the
+    numpy calls would be most of it. No more than that, since one answer waits for all of them, and others for it.
+    A row without an event has no age; one from the future is 0 s old.
     """
 
     __slots__ = ("_counts", "_totals_us", "_waiting", "_waits")
@@ -71,7 +72,7 @@ class Ages:
         # A copy: the rows are the caller's to write.
         self._waiting.append((event_time.copy(), wall_us, origin))
         self._waits += n
-        if self._waits >= _MOST_WAITING:
+        if self._waits >= _MOST_WAITING or len(self._waiting) >= _MOST_ARRAYS:
             self._fold()
 
     def add_times(self, times: int | bytes, wall_us: int, origin: int) -> None:
@@ -81,7 +82,7 @@ class Ages:
             return
         self._waiting.append((np.frombuffer(times, np.int64), wall_us, origin))
         self._waits += len(times) // 8
-        if self._waits >= _MOST_WAITING:
+        if self._waits >= _MOST_WAITING or len(self._waiting) >= _MOST_ARRAYS:
             self._fold()
 
     def read(self) -> Iterator[tuple[Origin, Distribution]]:
