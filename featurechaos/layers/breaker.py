@@ -33,7 +33,7 @@ _PROBES = 10
 """A keeper probes so often in `healthy_s`, but every quarter of a second at least."""
 _PROBE_LEAST_S, _PROBE_EVERY_S = 0.01, 0.25
 _AWAY_SHARE = 1 / 40
-"""After a failed probe a keeper waits for so much of the time that the source has been away, and `open_s` at most."""
+"""After a failed probe a keeper waits for so much of the time since the source answered, and `open_s` at most."""
 _SPREAD = 0.2
 """Keepers wait up to so much longer than is said: those of a fleet lost their source in one moment."""
 _RUN_SHARE = 1 / 20
@@ -95,7 +95,7 @@ class Gate(Locked):
         self._healthy_since: float | None = None
         self._kept_until = self._last_probe = -inf
         self._relapses, self._was_back = 0, False
-        self._away_since, self._wait_s, self._spread = now, inf, 1.0
+        self._answered_at, self._wait_s, self._spread = now, inf, 1.0
         self._good = self._bad = self._bad_in_a_row = 0
         self._bad_until = now
         self._run, self._run_since = 0, now
@@ -217,6 +217,7 @@ class Gate(Locked):
             most = self.limits.failure_rate / 2 * (self._good + self._bad)
             lost = self._bad > most or self._bad_in_a_row >= _IN_A_ROW
             return self._become(State.OPEN, now) if lost else None
+        self._answered_at = now
         if slow:  # It says nothing yet.
             return None
         if self._healthy_since is None:
@@ -233,9 +234,9 @@ class Gate(Locked):
         if state is State.OPEN:
             self._spread = 1 + _SPREAD * self._rng.random()
             if self.state is State.PROBING:
-                self._wait_s = max(_PROBE_EVERY_S, (now - self._away_since) * _AWAY_SHARE)
+                self._wait_s = max(_PROBE_EVERY_S, (now - self._answered_at) * _AWAY_SHARE)
             else:
-                self._away_since, self._wait_s = now, inf
+                self._answered_at, self._wait_s = now, inf
         self._was_back |= state is State.CLOSED
         self.state, self.since = state, now
         self._generation += 1
@@ -248,7 +249,7 @@ class Gate(Locked):
     def _due_in_s(self, now: float) -> float:
         """How long until a keeper may probe an open gate: `open_s` at first, then sooner.
 
-        So a return is noticed within a quarter of a second, or a fortieth of the time away; a source that is away for
+        So a return is noticed within a quarter of a second, or a fortieth of the time away; a source that is silent for
         long is asked no more often than requests would.
         """
         return self.since + min(self._wait_s, self.limits.open_s) * self._spread - now

@@ -65,16 +65,16 @@ class Model:
     relapses: int = 0
     was_closed: bool = False
     wait_s: float = LIMITS.open_s
-    away_since: float = 0.0
+    answered_at: float = 0.0
 
     def enter(self, state: State, now: float, draw: float = 0.0) -> None:
         if state is State.OPEN and self.state is not State.PROBING:
             soon = self.state is State.RAMPING or (self.was_closed and now - self.since < LIMITS.window_s)
             self.relapses = min(self.relapses + 1, 3) if soon else 0
         if state is State.OPEN:
-            self.away_since = self.away_since if self.state is State.PROBING else now
+            self.answered_at = self.answered_at if self.state is State.PROBING else now
             least_s = 0.25 if self.state is State.PROBING else LIMITS.open_s
-            self.wait_s = min(max(least_s, (now - self.away_since) / 40), LIMITS.open_s) * (1 + 0.2 * draw)
+            self.wait_s = min(max(least_s, (now - self.answered_at) / 40), LIMITS.open_s) * (1 + 0.2 * draw)
         self.was_closed |= state is State.CLOSED
         self.state, self.since, self.generation = state, now, self.generation + 1
         self.probe, self.told = None, []
@@ -205,6 +205,7 @@ class Breakers(RuleBasedStateMachine):
         model, now = self.model, self.now
         if model.state is State.PROBING:
             model.good, model.bad = model.good + (not failed), [*model.bad, failed]
+            model.answered_at = model.answered_at if failed else now
             if failed:
                 if sum(model.bad) > LIMITS.failure_rate / 2 * len(model.bad) or model.bad[-3:] == [True] * 3:
                     model.enter(State.OPEN, now, self.dice.value)

@@ -178,6 +178,19 @@ def test_a_keeper_waits_less_after_a_failed_probe_and_longer_the_longer_it_is_aw
     assert len(waits) == pytest.approx(1 + 9 / 0.25 + 40 * np.log(4) + 20, abs=3)
 
 
+def test_a_source_that_has_answered_in_between_is_looked_at_as_often_as_at_first() -> None:
+    gate = opened()
+    kept_waits(gate, seconds=60)
+
+    now = gate.since + 2
+    for ok in (True, False):
+        permit = gate.admit(now, is_keeper=True)
+        assert permit is not None
+        gate.settle(permit, now, succeeded=ok, seconds=0.02)
+
+    assert kept_waits(gate, seconds=1) == pytest.approx(0.25, abs=1e-5)
+
+
 def test_a_keeper_waits_its_own_time_and_requests_wait_for_open_s() -> None:
     gate = opened()
     call(gate, 1.5, ok=False)
