@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -29,6 +30,7 @@ _MOST_TOGETHER = 64
 MOST_BYTES = 256 << 20
 """Of the rows of one view, keys and all; a row counts with what Python needs to hold it."""
 _ENTRY_BYTES = 200
+_MOST_WAITING, _TOGETHER_S = 64, 0.05
 _AT_ONCE = 256
 
 
@@ -42,6 +44,8 @@ class Keep:
     keep_s: float = 900.0
     max_rows: int = 200_000
     fresh_s: float = 900.0 / GENERATIONS
+    row_bytes: int | None = None
+    """The length of every row, where they have but one: a hundred lengths need not be added up then."""
 
 
 @dataclass(slots=True)
@@ -67,7 +71,7 @@ class _Together:
     seen: set[bytes]
     until: float
     turn: int
-    into: list[tuple[str, _Generation, int]] = field(default_factory=list)
+    into: list[tuple[str, _Generation, Keep, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,10 @@ class Taken:
     begun: float
     rows: dict[bytes, bytes]
     is_new: bool
+
+
+_Waiting = tuple[tuple[str, ...], bytes, Sequence[Sequence[bytes]], float]
+"""A row just read of some views: their names, its id, a list of one blob for each of them, when."""
 
 
 class LastKnown(Locked):
@@ -93,6 +101,7 @@ class LastKnown(Locked):
         self._generations: dict[str, tuple[_Generation, ...]] = dict.fromkeys(keeps, ())
         self._together: dict[tuple[str, ...], _Together] = {}
         self._turn = 0
+        self._waiting: deque[_Waiting] = deque()
         self._buried: dict[str, dict[bytes, tuple[int, float]]] = {view: {} for view in keeps}
         self._aside: dict[str, dict[bytes, tuple[bytes, float]]] = {view: {} for view in keeps}
 
@@ -104,10 +113,13 @@ class LastKnown(Locked):
         nothing = dict.fromkeys(self._keeps, Keep(0.0, 0, 0.0))
         heir = LastKnown(self._clock, {**nothing, **keeps}, aside_s=aside_s)
         with self._lock:
+            self._settle()
             heir._lock = self._lock  # the rows are shared, so is what guards them
             for view in keeps.keys() & self._keeps.keys():
                 heir._generations[view] = tuple(_within(self._generations[view], keeps[view].max_rows))
                 heir._buried[view], heir._aside[view] = self._buried[view], self._aside[view]
+            # What reads under way still bring waits there, and is written as there.
+            self._waiting, self._settle = heir._waiting, heir._settle  # type: ignore[method-assign]
         return heir
 
     def keep(
@@ -120,11 +132,49 @@ class LastKnown(Locked):
         """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
         if now is None:
             now = self._clock.monotonic()
-        together = self._together.get(views)
-        is_open = together is not None and now < together.until and together.turn == self._turn
-        if is_open and (together.seen.issuperset(ids) or self._wrote(together, ids, blobs)):  # type: ignore[union-attr, arg-type]
+        if (together := self._open(views, now)) is not None and together.seen.issuperset(ids):
             return
         with self._lock:
+            self._settle()
+            self._keep(views, ids, blobs, now)
+
+    def keep_soon(self, views: tuple[str, ...], ids: list[bytes], blobs: Sequence[Sequence[bytes]], now: float) -> None:
+        """The same for one id; it may wait for others, or until somebody looks: together they cost a fifth."""
+        if (together := self._open(views, now)) is not None and ids[0] in together.seen:
+            return
+        self._waiting.append((views, ids[0], blobs, now))
+        if len(self._waiting) >= _MOST_WAITING:
+            with self._lock:
+                self._settle()
+
+    def _open(self, views: tuple[str, ...], now: float) -> _Together | None:
+        """What is known of views that are read together, while that holds."""
+        together = self._together.get(views)
+        return together if together is not None and now < together.until and together.turn == self._turn else None
+
+    def _settle(self) -> None:
+        """Write what waits; under the lock, before anything else is done there."""
+        some: list[_Waiting] = []
+        while self._waiting:
+            one = self._waiting.popleft()
+            if some and (one[0] != some[0][0] or not 0 <= one[3] - some[0][3] <= _TOGETHER_S):
+                self._keep_some(some)
+                some = []
+            some.append(one)
+        if some:
+            self._keep_some(some)
+
+    def _keep_some(self, some: Sequence[_Waiting]) -> None:
+        """Rows of the same views, read nearly at once: as old as the first of them."""
+        views, _, _, now = some[0]
+        ids = [key for _, key, _, _ in some]
+        self._keep(views, ids, [[blobs[at][0] for _, _, blobs, _ in some] for at in range(len(views))], now)
+
+    def _keep(
+        self, views: tuple[str, ...], ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None], now: float
+    ) -> None:
+        together = self._open(views, now)
+        if together is None or not self._wrote(together, ids, blobs):
             for view, rows in zip(views, blobs, strict=True):
                 self._write(view, ids, rows or (), now)
             self._look_no_more(views, ids, now)
@@ -132,23 +182,19 @@ class LastKnown(Locked):
     def _wrote(self, together: _Together, ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> bool:
         """Write where nothing is in the way: no generation to open, no tombstone to look for. Whether it did."""
         n = len(ids)
-        with self._lock:
-            if together.turn != self._turn or len(together.seen) + n > together.most:
+        if len(together.seen) + n > together.most:
+            return False
+        for view, newest, _, most in together.into:
+            if len(newest.rows) + n > most or newest.size >= MOST_BYTES // GENERATIONS or self._buried[view]:
                 return False
-            for view, newest, most in together.into:
-                if len(newest.rows) + n > most or newest.size >= MOST_BYTES // GENERATIONS or self._buried[view]:
-                    return False
-            for (_, newest, _), rows in zip(together.into, blobs, strict=True):
-                assert rows is not None
-                if n == 1:
-                    newest.rows[ids[0]] = rows[0]
-                    newest.size += len(ids[0]) + len(rows[0]) + _ENTRY_BYTES
-                else:
-                    newest.rows.update(zip(ids, rows, strict=True))
-                    newest.size += sum(map(len, ids)) + sum(map(len, rows)) + _ENTRY_BYTES * n
-                newest.is_new = True
-            together.seen.update(ids)
-            return True
+        besides = sum(map(len, ids)) + _ENTRY_BYTES * n
+        for (_, newest, keep, _), rows in zip(together.into, blobs, strict=True):
+            assert rows is not None
+            newest.rows.update(zip(ids, rows, strict=True))
+            newest.size += besides + (sum(map(len, rows)) if keep.row_bytes is None else keep.row_bytes * n)
+            newest.is_new = True
+        together.seen.update(ids)
+        return True
 
     def _write(self, view: str, ids: Sequence[bytes], blobs: Sequence[bytes], now: float) -> None:
         keep, pairs = self._keeps[view], zip(ids, blobs, strict=True)
@@ -172,8 +218,8 @@ class LastKnown(Locked):
         if together.turn != self._turn or now >= together.until:
             together.seen, together.turn = set(), self._turn
             together.until = min(self._due(view, now) for view in views)
-            newest = [(view, self._generations[view][:1], self._most(self._keeps[view])) for view in views]
-            together.into = [(view, found[0], most) for view, found, most in newest if found]
+            newest = [(view, self._generations[view][:1], self._keeps[view]) for view in views]
+            together.into = [(view, found[0], keep, self._most(keep)) for view, found, keep in newest if found]
             if len(together.into) < len(views):  # rows of none were written: there is nowhere to write yet
                 together.until = -math.inf
         buried = [self._buried[view] for view in views if self._buried[view]]
@@ -191,6 +237,7 @@ class LastKnown(Locked):
     def forget(self, view: str, ids: Sequence[bytes]) -> None:
         """Drop rows: they have just been written, or an online source has their tombstones."""
         with self._lock:
+            self._settle()
             self._drop(view, ids)
 
     def doubt(self, view: str, ids: Sequence[bytes]) -> None:
@@ -200,6 +247,7 @@ class LastKnown(Locked):
         if not rows:
             return
         with self._lock:
+            self._settle()
             self._drop(view, [key for key, _ in rows])
             aside = self._aside[view]
             if self._aside_s:
@@ -210,6 +258,7 @@ class LastKnown(Locked):
         """Take back what was kept aside: a source that said it does not exist has lost its data."""
         now = self._clock.monotonic()
         with self._lock:
+            self._settle()
             taken = {view: dict(aside) for view, aside in self._aside.items()}
             for aside in self._aside.values():
                 aside.clear()
@@ -223,6 +272,7 @@ class LastKnown(Locked):
         """Drop rows that were deleted at `event_time` (us), and whatever older copy of them still arrives."""
         now, keep = self._clock.monotonic(), self._keeps[view]
         with self._lock:
+            self._settle()
             self._drop(view, ids)
             buried = self._buried[view]
             for key in ids:
@@ -256,6 +306,9 @@ class LastKnown(Locked):
     def find(self, view: str, ids: Sequence[bytes]) -> list[bytes | None]:
         """The newest remembered row for each id, or None."""
         now, keep_s = self._clock.monotonic(), self._keeps[view].keep_s
+        if self._waiting:
+            with self._lock:
+                self._settle()
         live = [g.rows for g in self._generations[view] if now - g.begun < keep_s]
         if not live:
             return [None] * len(ids)
@@ -284,6 +337,7 @@ class LastKnown(Locked):
     def renew(self) -> None:
         """All is new to whoever takes it next."""
         with self._lock:
+            self._settle()
             for generations in self._generations.values():
                 for generation in generations:
                     generation.is_new = True
@@ -292,6 +346,7 @@ class LastKnown(Locked):
         """Every live generation, newest first; what is new in them is new no more."""
         now, keep_s = self._clock.monotonic(), self._keeps[view].keep_s
         with self._lock:
+            self._settle()
             live = [g for g in self._generations[view] if now - g.begun < keep_s]
             taken = [Taken(g.number, g.begun, dict(g.rows) if g.is_new else {}, g.is_new) for g in live]
             for generation in live:
@@ -303,6 +358,7 @@ class LastKnown(Locked):
         deleted since. What is here already, or was given before, hides it, whatever their dates."""
         keep = self._keeps[view]
         with self._lock:
+            self._settle()
             kept = dict(islice(self._not_buried(view, rows.items()), self._most(keep)))
             size = _size(kept)
             had = self._generations[view]
@@ -313,6 +369,8 @@ class LastKnown(Locked):
 
     def size(self, view: str) -> int:
         """How many entries are held; a row read over a long time may count in several generations."""
+        with self._lock:
+            self._settle()
         return sum(len(generation.rows) for generation in self._generations[view])
 
     def _newest(self, view: str, keep: Keep, now: float) -> _Generation | None:

@@ -202,7 +202,7 @@ class Serving:
         return None if limits is None else Limits(**limits.model_dump())
 
     def _memory(self, since: Serving | None) -> LastKnown:
-        emptiness, keeps = self.settings.policy.empty, keeps_of(self.settings)
+        emptiness, keeps = self.settings.policy.empty, keeps_of(self.settings, self.layouts)
         aside_s = emptiness.window_s if emptiness else 0.0
         if since is not None:
             return since.memory.under(keeps, aside_s=aside_s)
@@ -515,7 +515,7 @@ def rules_of(settings: Settings, view: View) -> Rules:
     )
 
 
-def keeps_of(settings: Settings) -> dict[str, Keep]:
+def keeps_of(settings: Settings, layouts: Mapping[str, Layout]) -> dict[str, Keep]:
     """What is remembered of each stored view: its names share the rows, so the widest of their bounds hold."""
     keeps: dict[str, Keep] = {}
     for name, policy in settings.policies.items():
@@ -527,6 +527,7 @@ def keeps_of(settings: Settings) -> dict[str, Keep]:
                 max(had.keep_s, want.keep_s),
                 max(had.max_rows, want.max_rows),
                 min(had.fresh_s, min(limits) / GENERATIONS),
+                None if layouts[name].has_tail else layouts[name].least_bytes,
             )
     return keeps
 

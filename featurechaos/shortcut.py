@@ -115,7 +115,11 @@ class Shortcut:
         started.seconds = seconds
         for views, places in groups:
             blobs: Any = answers if len(places) == len(answers) else [answers[at] for at in places]
-            self._memory.keep(views, asks[places[0]].keys.ids, blobs, now)
+            ids = asks[places[0]].keys.ids
+            if len(ids) == 1:
+                self._memory.keep_soon(views, ids, blobs, now)
+            else:
+                self._memory.keep(views, ids, blobs, now)
         return parts
 
     def left(self, started: Started) -> None:

@@ -171,9 +171,6 @@ def test_a_row_forgotten_in_one_of_the_views_read_together_is_written_again() ->
 
 
 def test_a_row_written_after_its_tombstone_is_remembered_at_once() -> None:
-    def row(event_time_us: int) -> bytes:
-        return bytes(16) + event_time_us.to_bytes(8, "little") + bytes(16)
-
     memory = LastKnown(ManualClock(), {"v": Keep()})
     memory.bury("v", ids(1), [10])
     memory.keep(("v",), ids(1), ([row(5)],))
@@ -246,3 +243,58 @@ def test_what_either_buries_is_buried_for_both() -> None:
 
     assert heir.find("v", ids(1, 2, 3)) == [None, None, bytes(24)]
     assert old.find("v", ids(1, 2, 3)) == [None, None, bytes(24)]
+
+
+def row(event_time_us: int) -> bytes:
+    return bytes(16) + event_time_us.to_bytes(8, "little") + bytes(16)
+
+
+def _soon(memory: LastKnown, clock: ManualClock, key: bytes, blob: bytes, views: tuple[str, ...] = ("v",)) -> None:
+    memory.keep_soon(views, [key], [[blob]] * len(views), clock.monotonic())
+
+
+def test_rows_that_wait_are_there_for_whoever_looks() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep(), "w": Keep()})
+
+    _soon(memory, clock, b"1", row(1), ("v", "w"))
+    _soon(memory, clock, b"2", row(2), ("v", "w"))
+
+    assert memory.find("w", [b"1", b"2", b"3"]) == [row(1), row(2), None]
+    assert memory.size("v") == 2
+    assert [sorted(taken.rows) for taken in memory.take("v")] == [[b"1", b"2"]]
+
+
+def test_a_row_that_waits_is_forgotten_and_buried_as_any_other() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep()})
+
+    _soon(memory, clock, b"1", row(1))
+    memory.forget("v", [b"1"])
+    _soon(memory, clock, b"2", row(2))
+    memory.bury("v", [b"2"], [10**9])
+
+    assert memory.find("v", [b"1", b"2"]) == [None, None]
+
+
+def test_a_row_that_waited_is_as_old_as_its_read() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep(keep_s=80)})
+
+    _soon(memory, clock, b"1", row(1))
+    clock.advance(79)
+    _soon(memory, clock, b"2", row(2))
+    clock.advance(2)
+
+    assert memory.find("v", [b"1", b"2"]) == [None, row(2)]
+
+
+def test_what_waits_is_bounded_and_written_once_it_is_many() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep()})
+
+    for key in range(1000):
+        _soon(memory, clock, b"%d" % key, row(key))
+        assert len(memory._waiting) < 64
+
+    assert memory.find("v", [b"%d" % key for key in range(1000)]) == [row(key) for key in range(1000)]
