@@ -595,6 +595,13 @@ class FeatureClient(_Common):
                 raise
             if (response := serving.end(call, started)) is not None:
                 return response
+        elif (refusals := serving.refusals(call)) is not None:
+            with suppress(StoreError):  # the plan says what it means
+                source, answers = call.compiled.way.local, None  # type: ignore[union-attr] # there is one
+                if source is not None:
+                    answers = self._world.ask(source, call.asks, call.until)
+                if (response := serving.end_local(call, answers, refusals, self._world.tell)) is not None:
+                    return response
         return serving.response(call, run(serving.asked(call), self._world))
 
     def reference(self, response: Response) -> Response:
@@ -799,6 +806,13 @@ class AsyncFeatureClient(_Common):
                 raise
             if (response := serving.end(call, started)) is not None:
                 return response
+        elif (refusals := serving.refusals(call)) is not None:
+            with suppress(StoreError):  # the plan says what it means
+                source, answers = call.compiled.way.local, None  # type: ignore[union-attr] # there is one
+                if source is not None:
+                    answers = await self._world.ask(source, call.asks, call.until)
+                if (response := serving.end_local(call, answers, refusals, self._world.tell)) is not None:
+                    return response
         return serving.response(call, await arun(serving.asked(call), self._world))
 
     async def reference(self, response: Response) -> Response:

@@ -152,7 +152,7 @@ class Observer:
             return
         if read is not None:
             self.counters.source_call(read[0], "ok", read[1])
-        degraded = any(not answer.part.is_fresh and answer.degraded.any() for answer in response.answers.values())
+        degraded = any(not answer.part.is_healthy and answer.degraded.any() for answer in response.answers.values())
         if degraded:
             self.incidents.degraded(response.request_id, response.wall_us)
         rows = [_seen(answer) for answer in response.answers.values()]
@@ -160,15 +160,20 @@ class Observer:
         for view, answer in response.answers.items():
             if answer.fan.nulls is not None:
                 self.counters.keys_null(view, int(answer.fan.nulls.sum()))
-            if not answer.part.is_fresh:
+            if not answer.part.is_healthy:
                 self._fell_back(view, answer)
 
     def _fell_back(self, view: str, answer: ViewAnswer) -> None:
         """Count the rows that are not simply the primary's, as their provenance has them."""
+        left = answer.rules.online[0] if answer.rules.online else ""
+        if answer.is_plain:
+            if answer.part.cause:
+                n, injected = answer.fan.n, answer.part.injected
+                self.counters.fallbacks(view, left, answer.part.cause, injected=injected, n=n)
+            return
         truth = answer.provenance
         cause = np.where(truth.cause == _KEY_NULL, _NO_CAUSE, truth.cause)
         if cause.any():
-            left = answer.rules.online[0] if answer.rules.online else ""
             self.counters.fallbacks(view, left, cause, injected=truth.injected)
         if answer.part.exhausted is not None:
             lost = answer.spread(answer.part.exhausted, False, bool)

@@ -24,6 +24,7 @@ _new = object.__new__
 # Plain ints: numpy takes three to six times as long to compare an array with a member of an enum.
 _UNANSWERED, _FRESH, _MISSING, _BURIED, _EXPIRED, _PAST, _CORRUPT, _PARTIAL = map(int, Verdict)
 _NO_CAUSE, _NO_ORIGIN, _PRIMARY, _DEFAULTED = map(int, (Cause.NONE, Origin.NONE, Origin.PRIMARY, Origin.DEFAULT))
+_ONLINE = (_PRIMARY, int(Origin.REPLICA))
 _STATUS_CORRUPT = int(Status.CORRUPT)
 _IS_DATED = ~np.isin(np.arange(len(Verdict)), (_UNANSWERED, _MISSING, _CORRUPT))
 _REFUSED_AS = np.zeros(len(Verdict), np.uint8)
@@ -190,6 +191,11 @@ class Part:
         """Every row fresh, from one source; a fault may still have touched them."""
         verdict = self.rows.verdict
         return isinstance(verdict, int) and verdict == _FRESH
+
+    @property
+    def is_healthy(self) -> bool:
+        """Every row fresh, from one online source."""
+        return self.is_fresh and isinstance(self.origin, int) and self.origin in _ONLINE
 
     @property
     def is_uniform(self) -> bool:

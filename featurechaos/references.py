@@ -68,7 +68,7 @@ def mended(part: Part) -> Part:
 
 
 def _is_touched(part: Part) -> bool:
-    return not part.is_fresh or part.clean is not None or part.injected is not False
+    return not part.is_healthy or part.clean is not None or part.injected is not False
 
 
 def _owed(answers: Mapping[str, ViewAnswer], parts: Mapping[str, Part]) -> tuple[dict[str, Wants], Wants]:

@@ -174,7 +174,7 @@ class ViewAnswer:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Fresh rows of one online source, one for each of the caller's: the same is true of all."""
+        """Fresh rows of one source, one for each of the caller's: the same is true of all."""
         return self.part.is_uniform and self.part.is_fresh and self.fan.inverse is None
 
     @cached_property
@@ -207,8 +207,10 @@ class ViewAnswer:
     @cached_property
     def degraded(self) -> Flags:
         part = self.part
-        if part.is_fresh:
+        if part.is_healthy:
             return np.zeros(self.fan.n, bool)
+        if self.is_plain:
+            return np.ones(self.fan.n, bool)
         truth = self.provenance
         online = (truth.origin == _PRIMARY) | (truth.origin == _REPLICA)
         return np.asarray(~(((truth.status == _PRESENT) & online) | (truth.status == _NOT_FOUND)))
@@ -393,7 +395,7 @@ class Response:
         """bool (n,): some view of the row is not simply what an online source says now."""
         out = np.zeros(len(self), bool)
         for answer in self.answers.values():
-            if not answer.part.is_fresh:
+            if not answer.part.is_healthy:
                 out |= answer.degraded
         return out
 

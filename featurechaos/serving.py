@@ -20,7 +20,8 @@ from featurechaos.clock import Clock
 from featurechaos.codec import Keys, Layout, Rows, encode_key, encode_keys
 from featurechaos.config import Settings
 from featurechaos.config.settings import hedged_orders
-from featurechaos.effects import Next, Plan, stack
+from featurechaos.detour import Detour, Refusals, Way
+from featurechaos.effects import Next, Note, Plan, stack
 from featurechaos.entities import Entities, EntityRows
 from featurechaos.errors import Exhausted, RequestError, StoreError
 from featurechaos.events import Listener
@@ -42,7 +43,7 @@ from featurechaos.readings import Part, Reading, Request, Rules, Started, tighte
 from featurechaos.response import Fan, Response, ViewAnswer, Wanted, Wants
 from featurechaos.shadow import Shadow
 from featurechaos.shortcut import Groups, Shortcut
-from featurechaos.stores import Ask
+from featurechaos.stores import Answer, Ask
 
 RESERVE_S = 0.005
 _IDS = Random()  # as random as ids need to be, and a tenth of what asking the system costs
@@ -69,6 +70,8 @@ class Compiled:
     defaults: frozenset[str]
     source: str | None
     """Whom all of the views ask first, if that is one source and nothing but a plan asks it."""
+    way: Way | None
+    """Whom all of the views ask where that is the same and nothing but a plan asks them."""
     remembered: Groups
     one: JoinKey | None
     """The key of all views, if they have but one and the same: one entity is then looked up without numpy."""
@@ -161,6 +164,7 @@ class Serving:
             memory=self.memory,
             meter=meter,
         )
+        self.detour = Detour(clock, board=self.board, steer=self.steer, breaker=self.breaker, memory=self.memory)
         self.shadow = self._shadow(since)
         if since is None:
             self.enforce()
@@ -401,6 +405,17 @@ class Serving:
         parts = self.shortcut.end(call, started, call.compiled.remembered)
         return None if parts is None else self._answer(call, parts, is_plain=True)
 
+    def refusals(self, call: Call) -> Refusals | None:
+        """The sources that will not be asked, where only local tiers are left; None if that is for the plan to say."""
+        return self.detour.begin(call, call.compiled.way)
+
+    def end_local(
+        self, call: Call, answers: Sequence[Answer] | None, refusals: Refusals, tell: Callable[[Note], None]
+    ) -> Response | None:
+        """The answer of the local tiers, where each row is whole and fresh; else the plan is to be played."""
+        parts = self.detour.end(call, answers, refusals, tell)
+        return None if parts is None else self._answer(call, parts, is_plain=False)
+
     def asked(self, request: Request) -> Plan[Reading]:
         """The plan of a request; one that has no key to read asks nobody."""
         for ask in request.asks:
@@ -455,7 +470,7 @@ class Serving:
         if found is None:
             found = compile_features(self.settings, self.layouts, self.rules, key[0], full=full)
             if self.hedge is not None:  # the plan has it, the shortcut has not
-                found = replace(found, source=None)
+                found = replace(found, source=None, way=None if found.way and found.way.online else found.way)
             if len(self._compiled) >= _MOST_COMPILED:
                 self._compiled.clear()
             self._compiled[key] = found
@@ -570,6 +585,7 @@ def compile_features(
         key_of=tuple(made_of.index(each) for each in made_of),
         defaults=frozenset(one.view for one in wanted if one.feature.default is not None),
         source=first[0] if first else None,
+        way=Way.of([rules[name] for name in names]),
         remembered=_remembered(views, [rules[name] for name in names], made_of),
         one=views[0].join_keys[0] if made_of == made_of[:1] * len(views) and len(made_of[0]) == 1 else None,
         ones=(_ONE,) * len(views),

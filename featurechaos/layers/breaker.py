@@ -168,6 +168,15 @@ class Gate(Locked):
                 return self.permit if self._rng.random() < share else None
             return None if self.state is State.OPEN else self.permit
 
+    def is_shut(self, now: float) -> bool:
+        """Whether `admit` would give a request no permit and change nothing; False where only it can say."""
+        state = self.state
+        if state is not State.OPEN and state is not State.PROBING:
+            return False
+        if now < self._kept_until or self.held_at is not None:
+            return True
+        return state is State.OPEN and now - self.since < self.limits.open_s
+
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None, seconds: float) -> State | None:
         """Count an outcome (None: cancelled, counts for nothing); the new state if it changed."""
         with self._lock:
@@ -313,7 +322,7 @@ class Breaker:
             permit = gate.admit(begun, is_keeper=is_keeper)
         if permit is None:
             self.wanted[source] = request
-            raise self._denied(source)
+            raise self.refusal(source)
         begun_as_probe, is_partial = permit.is_probe, False
         succeeded: bool | None = None
         changed: State | None = None
@@ -347,7 +356,8 @@ class Breaker:
             yield from note(_TOLD[changed], source, reason="probes answered")
         return reading
 
-    def _denied(self, source: str) -> StoreError:
+    def refusal(self, source: str) -> StoreError:
+        """What a source that is not asked fails with."""
         if source in self._emptied:
             return StoreEmpty(f"source {source!r} was not asked: it has been without its data")
         return BreakerOpen(f"source {source!r} was not asked: it has been failing")

@@ -49,9 +49,12 @@ class Steer(Locked):
 
     def __call__(self, request: Request, inner: Next) -> Plan[Reading]:
         if request.source in self.drained:
-            msg = f"source {request.source!r} was not asked: it is drained"
-            raise BreakerOpen(msg)
+            raise self.refusal(request.source)
         return inner(request)
+
+    def refusal(self, source: str) -> BreakerOpen:
+        """What a drained source fails with."""
+        return BreakerOpen(f"source {source!r} was not asked: it is drained")
 
     def order(self, source: str, order: Order, reason: str) -> None:
         """Give an order; it replaces the one before. RequestError for a source that is not asked online."""
