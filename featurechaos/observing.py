@@ -172,7 +172,9 @@ class Observer:
                 self.counters.fallbacks(view, left, answer.part.cause, injected=injected, n=n)
             return
         truth = answer.provenance
-        cause = np.where(truth.cause == _KEY_NULL, _NO_CAUSE, truth.cause)
+        cause = truth.cause
+        if answer.fan.nulls is not None:
+            cause = np.where(cause == _KEY_NULL, _NO_CAUSE, cause)
         if cause.any():
             self.counters.fallbacks(view, left, cause, injected=truth.injected)
         if answer.part.exhausted is not None:

@@ -358,7 +358,7 @@ class Walk:
     def __init__(self, ask: Ask) -> None:
         n = len(ask.keys)
         self.rows = Rows.blank(ask.layout, n, _UNANSWERED)
-        self.rows.verdict = self.rows.verdicts  # an array from now on, changed in place
+        self.rows.verdict = np.zeros(n, np.uint8)  # UNANSWERED: an array from now on, changed in place
         self.origin, self.cause = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         self.injected = np.zeros(n, bool)
         self.part = Part(self.rows, origin=self.origin, cause=self.cause)
@@ -456,7 +456,7 @@ def settle(walk: Walk, index: Index, tiers: Sequence[Local], rules: Rules) -> No
     if rules.on_expired != "default":
         usable |= best == _EXPIRED
     usable &= ~(candidate | (held == _BURIED)) | (time > walk.rows.event_time[index])
-    for number, tier in enumerate(tiers):
+    for number, tier in enumerate(tiers, 1):
         mine = (usable & (chosen == number)).nonzero()[0]
         if len(mine):
             at = index[mine]
@@ -470,14 +470,16 @@ def settle(walk: Walk, index: Index, tiers: Sequence[Local], rules: Rules) -> No
 
 
 def _youngest(tiers: Sequence[Local], n: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int8]]:
-    """Per row the later event time over all tiers; a tombstone hides what is older than it."""
+    """Per row the later event time over all tiers; a tombstone hides what is older than it.
+
+    Also whose it is, the first tier being 1; 0 for a row that no tier dates, whose time says nothing.
+    """
     best = np.zeros(n, np.uint8)  # UNANSWERED
-    time = np.full(n, NO_TIME_US, np.int64)
-    chosen = np.full(n, -1, np.int8)
-    for number, tier in enumerate(tiers):
+    time, chosen = np.zeros(n, np.int64), np.zeros(n, np.int8)
+    for number, tier in enumerate(tiers, 1):
         verdict, event_time = tier.rows.verdicts, tier.rows.event_time
         best[(verdict == _CORRUPT) & (best == _UNANSWERED)] = _CORRUPT
-        wins = (_IS_DATED[verdict] & ((chosen < 0) | (event_time > time))).nonzero()[0]
+        wins = (_IS_DATED[verdict] & ((chosen == 0) | (event_time > time))).nonzero()[0]
         best[wins], time[wins], chosen[wins] = verdict[wins], event_time[wins], number
     return best, time, chosen
 

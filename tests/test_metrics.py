@@ -96,6 +96,18 @@ def test_rows_that_differ_are_counted_each_as_it_is(counters: Counters) -> None:
     assert found["featurechaos_row_age_seconds_count"] == {("plane", "PRIMARY"): 1, ("plane", "SNAPSHOT"): 2}
 
 
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 500])
+def test_many_rows_are_counted_as_few_are(counters: Counters, n: int) -> None:
+    origin = np.tile(np.array([Origin.PRIMARY, Origin.SNAPSHOT, Origin.LAST_KNOWN], np.uint8), n)[:n]
+    status = np.where(origin == int(Origin.PRIMARY), np.uint8(Status.PRESENT), np.uint8(Status.EXPIRED))
+
+    counters.answered(0.001, degraded=True, rows=[Seen("v", origin, status, False, n)])
+
+    by_origin = counters.rows()["v"]
+    assert by_origin == {Origin(int(one)).name: int((origin == one).sum()) for one in np.unique(origin)}
+    assert all(type(count) is int for count in by_origin.values())
+
+
 def test_rows_without_an_event_have_no_age_and_the_future_is_now(counters: Counters) -> None:
     for events in (_events(NAN, 5), _events(NAN), _events(7), _events(-60), _events(-60, 1), np.empty(0, np.int64)):
         seen = Seen("v", Origin.PRIMARY, Status.PRESENT, False, len(events), events)

@@ -63,7 +63,7 @@ class Failover:
                 settled = [part if part.is_fresh else None for part in reading.parts]
                 yield from _heard(request, walks, source, reading.parts)
             else:
-                open_ = [i for i, walk in enumerate(walks) if walk is not None and walk.open.any()]
+                open_ = [i for i, walk in enumerate(walks) if walk is not None and len(walk.index)]
                 if not open_:
                     break
                 yield from _next(request, walks, open_, source, inner)

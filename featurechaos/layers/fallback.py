@@ -29,7 +29,7 @@ class Fallback:
         reading = yield from inner(request)
         if reading.is_settled:
             return reading
-        open_ = [i for i, part in enumerate(reading.parts) if part.walk is not None and part.walk.open.any()]
+        open_ = [i for i, part in enumerate(reading.parts) if part.walk is not None and len(part.walk.index)]
         tiers = yield from self._tiers(request, reading.parts, open_)
         for i in open_:
             walk = reading.parts[i].walk

@@ -33,6 +33,8 @@ _ORIGINS, _STATUSES, _CAUSES = len(Origin), max(Status) + 1, len(Cause)
 _PRESENT = int(Status.PRESENT)
 _MOST_WAITING, _MOST_SINGLE = 32, 128
 """Answers that wait to be counted: of several rows, and of one."""
+_FEW = 64
+"""So many codes are counted one by one in less time than numpy takes for any number."""
 
 
 class Seen(NamedTuple):
@@ -315,6 +317,10 @@ def _add(cells: list[int], code: Any, n: int = 1) -> None:
     """Count n rows under one code, or one row under each code of an array."""
     if not isinstance(code, np.ndarray):
         cells[int(code)] += n
+        return
+    if len(code) <= _FEW:
+        for at in code.tolist():
+            cells[at] += 1
         return
     found = np.bincount(code)
     for at in np.flatnonzero(found).tolist():
