@@ -152,7 +152,7 @@ class Observer:
             return
         if read is not None:
             self.counters.source_call(read[0], "ok", read[1])
-        degraded = any(not answer.part.is_healthy and answer.degraded.any() for answer in response.answers.values())
+        degraded = any(map(_is_degraded, response.answers.values()))
         if degraded:
             self.incidents.degraded(response.request_id, response.wall_us)
         rows = [_seen(answer) for answer in response.answers.values()]
@@ -225,6 +225,10 @@ class Observer:
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _is_degraded(answer: ViewAnswer) -> bool:
+    return not answer.part.is_healthy and (answer.is_plain or bool(answer.degraded.any()))
 
 
 def _seen(answer: ViewAnswer) -> Seen:

@@ -40,6 +40,8 @@ _MOST_BLOB_BYTES = MOST_ROW_BYTES + 8
 _CHUNK = 4 << 20
 _SAMPLE_ROWS = 64
 _OWN_WORD = 3
+_FEW = 16
+"""So many rows are found one by one, with plain ints, before numpy costs less."""
 
 
 class Replica:
@@ -87,9 +89,14 @@ class Replica:
         self._slots = self._files[SLOTS].array(np.uint64)
         self._directory = self._files[DIRECTORY].array(np.uint32)
         self._shift = np.uint64(64 - bits)
+        self._plain_slots, self._plain_directory = (
+            self._files[SLOTS].numbers("Q"),
+            self._files[DIRECTORY].numbers("I"),
+        )
+        self._plain_shift, self._row_bytes = 64 - bits, 8 * layout.words
+        self._bytes = self._files[ROWS].view
         if layout.has_tail:
             self._offsets = self._files[OFFSETS].array(np.uint64).reshape(rows, 2)
-            self._bytes = self._files[ROWS].view
         else:
             self._words = self._files[ROWS].array(np.uint64).reshape(rows, layout.words)
 
@@ -124,12 +131,30 @@ class Replica:
 
     def read(self, keys: Keys) -> Block | list[bytes | None]:
         """The rows of some keys, copied: nothing of an answer outlives a swap."""
-        at, found = self.find(keys.slots)
         if self.layout.has_tail:
-            return self._blobs(at, found)
+            return self._blobs(*self.find(keys.slots))
+        if len(keys.ids) <= _FEW:
+            slots = keys.slots.tolist() if keys.one is None else (keys.one,)
+            return [self._blob(slot) for slot in slots]
+        at, found = self.find(keys.slots)
         if not self.rows:
             return Block(np.zeros((len(at), self.layout.words), np.uint64), found)
         return Block(self._words.take(at, axis=0), found)
+
+    def _blob(self, slot: int) -> bytes | None:
+        """One row of fixed width, found as `find` does."""
+        if not self.rows:
+            return None
+        slots, last = self._plain_slots, self.rows - 1
+        at = min(self._plain_directory[slot >> self._plain_shift], last)
+        for _ in range(self._deepest):
+            if slots[at] >= slot or at == last:
+                break
+            at += 1
+        if slots[at] != slot:
+            return None
+        begin = at * self._row_bytes
+        return bytes(self._bytes[begin : begin + self._row_bytes])
 
     def _blobs(self, at: NDArray[np.int64], found: NDArray[np.bool_]) -> list[bytes | None]:
         blobs: list[bytes | None] = [None] * len(at)
@@ -174,6 +199,10 @@ class _Mapped:
 
     def array(self, dtype: type[np.generic]) -> NDArray[Any]:
         return np.frombuffer(self.view, dtype)
+
+    def numbers(self, code: str) -> memoryview:
+        """The same as plain ints, in a format of `struct`; an empty view can't be cast."""
+        return self.view.cast(code) if self.size else self.view  # type: ignore[call-overload]
 
     def is_intact(self) -> bool:
         if self._map is not None and hasattr(mmap, "MADV_WILLNEED"):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurechaos.codec import Layout, column, decode, encode_keys, verify
+from featurechaos.codec import Keys, Layout, column, decode, encode_keys, verify
 from featurechaos.errors import DecodeError, RequestError
 from featurechaos.model import View
 from featurechaos.stores import Block
@@ -64,12 +64,26 @@ def numbers(count: int, *, time_us: int = JUNE_US) -> dict[str, Any]:
 
 
 def read(replica: Replica, ids: Any) -> tuple[list[float], list[bool]]:
+    """The values of some rows and which are there, by however many they are read."""
     keys, _, _ = encode_keys(NUMBER.join_keys, [np.asarray(ids)])
-    block = replica.read(keys)
-    assert isinstance(block, Block)
-    rows = verify(block.words, keys.own, replica.layout, block.found.copy())
-    assert (rows.verdicts == np.where(block.found, 1, 2)).all()
-    return column(rows, "x").tolist(), block.found.tolist()
+    values, found = _taken(replica, keys)
+    for few in (1, 16, 17):
+        parts = [_taken(replica, keys.take(np.arange(at, min(at + few, len(keys))))) for at in range(0, len(keys), few)]
+        assert [each for part, _ in parts for each in part] == pytest.approx(values, nan_ok=True)
+        assert [each for _, part in parts for each in part] == found
+    return values, found
+
+
+def _taken(replica: Replica, keys: Keys) -> tuple[list[float], list[bool]]:
+    answer = replica.read(keys)
+    if isinstance(answer, Block):
+        rows = verify(answer.words, keys.own, replica.layout, answer.found.copy())
+        assert len(keys) > 16
+        assert (rows.verdicts == np.where(answer.found, 1, 2)).all()
+    else:
+        rows, _ = decode(answer, keys.own, replica.layout)
+        assert rows.verdicts.tolist() == [2 if blob is None else 1 for blob in answer]
+    return column(rows, "x").tolist(), (rows.verdicts == 1).tolist()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 100, 5000])
@@ -160,10 +174,10 @@ def test_every_dtype_with_nulls_survives_the_way_to_disk(tmp_path: Path) -> None
     }
     replica = Replica(built(tmp_path, table, view), Layout.of(view))
     keys, _, _ = encode_keys(view.join_keys, [np.array([1, 2])])
-    block = replica.read(keys)
-    assert isinstance(block, Block)
+    blobs = replica.read(keys)
+    assert isinstance(blobs, list)
 
-    rows = verify(block.words, keys.own, replica.layout, block.found)
+    rows, _ = decode(blobs, keys.own, replica.layout)
 
     assert [column(rows, name)[0] for name in scalars][:3] == [True, -(2**31), 2**63 - 1]
     assert column(rows, "d")[0] == 5e-324
@@ -252,8 +266,8 @@ def test_a_directory_gone_wrong_ends_in_misses_and_never_in_wrong_rows(tmp_path:
 
 
 def test_an_answer_is_ours_and_outlives_the_mapping(tmp_path: Path) -> None:
-    replica = Replica(built(tmp_path, numbers(10), NUMBER), Layout.of(NUMBER))
-    keys, _, _ = encode_keys(NUMBER.join_keys, [np.array([7, 14])])
+    replica = Replica(built(tmp_path, numbers(100), NUMBER), Layout.of(NUMBER))
+    keys, _, _ = encode_keys(NUMBER.join_keys, [np.arange(50) * 7])
 
     block = replica.read(keys)
     del replica
