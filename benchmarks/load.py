@@ -28,6 +28,7 @@ PRIMARY, REPLICA, LOCAL, WRONG = "primary", "replica", "local", "wrong"
 Read = Callable[[Sequence[int]], str]
 _LAST_S = 3.0
 _HASTE = -10
+_STARTS = 5
 _now = time.monotonic  # noqa: TID251 - the clock of a load, read beside the client's
 
 
@@ -182,6 +183,7 @@ def multidb(job: Mapping[str, Any]) -> Read:
     from redis.backoff import ExponentialWithJitterBackoff
     from redis.multidb.client import MultiDBClient
     from redis.multidb.config import DatabaseConfig, MultiDbConfig
+    from redis.multidb.exception import InitialHealthCheckFailedError
     from redis.retry import Retry
 
     options: dict[str, Any] = {}
@@ -205,7 +207,15 @@ def multidb(job: Mapping[str, Any]) -> Read:
         DatabaseConfig(client_kwargs={"host": "127.0.0.1", "port": port, **waits}, weight=weight)
         for port, weight in zip(job["ports"], (1.0, 0.5), strict=True)
     ]
-    client: Any = MultiDBClient(MultiDbConfig(databases_config=databases, **options))
+    client: Any = None
+    for left in reversed(range(_STARTS)):  # its first health check gives up where five processes start at once
+        client = MultiDBClient(MultiDbConfig(databases_config=databases, **options))
+        try:
+            client.initialize()
+            break
+        except InitialHealthCheckFailedError:
+            if not left:
+                raise
     head, value_of = job["head"].encode(), struct.Struct("<f").unpack_from
 
     def read(ids: Sequence[int]) -> str:

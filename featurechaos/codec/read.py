@@ -82,7 +82,7 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
     """
     if layout.has_tail:
         raise ValueError(f"rows of {layout!r} vary in length: decode them")
-    total = words.view(np.uint32) @ layout.multipliers
+    total = words.view(np.uint32).dot(layout.multipliers)
     total += own
     n = len(words)
     if total.tobytes() == layout.good * n and words[:, 0].tobytes() == layout.head * n and found.all():
@@ -120,7 +120,7 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
     if len(flat) != 8 * layout.words * n:
         return None
     words = np.frombuffer(flat, np.uint64).reshape(n, layout.words)
-    total = words.view(np.uint32) @ layout.multipliers
+    total = words.view(np.uint32).dot(layout.multipliers)
     # Comparing bytes: two calls fewer than comparing arrays, for each of the two tests.
     if (total + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:
         return None
@@ -240,7 +240,7 @@ def _restore(rows: Rows, blobs: list[bytes], own: NDArray[np.uint64], index: NDA
         good = Rows(read, words, _FRESH, blobs=some).take(intact)
     else:
         words = np.frombuffer(b"".join(some), np.uint64).reshape(len(some), read.words)
-        total = words.view(np.uint32) @ read.multipliers
+        total = words.view(np.uint32).dot(read.multipliers)
         intact = (total + own[chosen] == np.uint64(-read.constant & MASK)) & (words[:, 0] == read.base_row[0])
         good = Rows(read, words, _FRESH).take(intact)
     if len(good):
