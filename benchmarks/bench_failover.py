@@ -39,11 +39,11 @@ from featurechaos.demo.servers import ValkeyServer
 from tests.live.watchdog import Watchdog, hasten
 
 ABOUT = """Eight threads each, a request of 10 rows every 50 ms. `worst` and `p99`: of requests under way at or after
-the blow. `first good`: from the blow to the first whole answer of an online server to a request begun after it. `in
-time`: good answers within 60 ms, of the requests that were due while the primary was away. `back`: from its return
-until 90 % of each half second's answers are the primary's again. `switches`: how often the server that gave most
-answers of a half second was another than before. `late`: answers past 60 ms; excused are those beside a stall of the
-machine that bare processes saw."""
+the blow. `first good`: from the first request begun after the blow (when that is, is chance) to the first whole answer
+of an online server to such a request. `in time`: good answers within 60 ms, of the requests that were due while the
+primary was away. `back`: from its return until 90 % of each half second's answers are the primary's again. `switches`:
+how often the server that gave most answers of a half second was another than before. `late`: answers past 60 ms;
+excused are those beside a stall of the machine that bare processes saw."""
 OURS, DEFAULT, TUNED, FEAST = "featurechaos", "MultiDBClient", "MultiDBClient, tuned", "Feast"
 DEADLINE_S, GRACE_S, TIMEOUT_S = 0.050, 0.010, 0.015
 THREADS, PACE_S = 8, 0.05
@@ -255,7 +255,7 @@ class Seen:
             local=int((hit.told == LOCAL).sum()),
             worst_ms=float(hit.took_s.max()) * 1e3,
             p99_ms=float(np.quantile(hit.took_s, 0.99)) * 1e3,
-            first_good_s=float(good.min()) - struck if len(good) else None,
+            first_good_s=float(good.min() - after.began.min()) if len(good) else None,
             in_time=min(1.0, float(away.good.sum()) / due),
             back_s=back_after_s(after.began - healed, after.told == PRIMARY, blow.after_s),
             switches=switches(hit.only(hit.good)),
