@@ -169,7 +169,7 @@ def test_a_request_under_way_when_the_blow_fell_counts_but_is_not_the_first_good
     assert got.requests == 3
     assert got.failed == 1
     assert got.worst_ms == pytest.approx(400)
-    assert got.first_good_s == pytest.approx(0.35)
+    assert got.first_good_s == pytest.approx(0.25)
 
 
 def test_answers_before_the_blow_do_not_count() -> None:
