@@ -7,11 +7,13 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from featurechaos import AsyncFeatureClient
+from featurechaos import AsyncFeatureClient, Response
 from featurechaos.clock import SystemClock
 from featurechaos.demo.proxy import Mode, TrickleProxy
 from featurechaos.demo.servers import ValkeyServer
@@ -102,3 +104,40 @@ def connected(server: ValkeyServer) -> int:
         while b"connected_clients:" not in told or not told.endswith(b"\n"):
             told += connection.recv(4096)
     return int(told.partition(b"connected_clients:")[2].split(b"\r\n")[0]) - 1
+
+
+AT_ONCE = 64
+
+
+def test_reads_of_a_frozen_store_hold_no_thread(filled: World) -> None:
+    before, amid, answers = asyncio.run(beside_a_frozen_store(filled))
+
+    assert amid <= before
+    assert len(answers) == AT_ONCE
+    assert all(isinstance(each, Response) and each.any_degraded for each in answers)
+
+
+async def beside_a_frozen_store(world: World) -> tuple[int, int, list[Any]]:
+    """The threads that the kernel counts before many reads at once and in their midst; what each read gave."""
+    config = world.config(primary={"timeout_s": 0.8}, policy={"deadline_s": 1.0, "breaker": None, "retry": None})
+    async with AsyncFeatureClient.from_config(config) as client:
+
+        def reads() -> list[asyncio.Task[Response]]:
+            asked = [drawn(Random(seed))[1] for seed in range(AT_ONCE)]
+            return [asyncio.create_task(client.get_online_features(FEATURES, rows)) for rows in asked]
+
+        await asyncio.gather(*reads())
+        world.valkey.freeze()
+        try:
+            before, asked = kernel_threads(), reads()
+            await asyncio.sleep(0.3)
+            amid = kernel_threads()
+            assert not any(one.done() for one in asked)
+            answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            world.valkey.thaw()
+    return before, amid, answers
+
+
+def kernel_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))

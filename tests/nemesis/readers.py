@@ -47,7 +47,7 @@ from tests.nemesis.stored import KEYS, KIND, KINDS, codes
 from tests.nemesis.worlds import DEADLINE_S
 
 THREADS, TASKS = 8, 64
-THREAD_PAUSE_S, TASK_PAUSE_S = 0.24, 1.7
+THREAD_PAUSE_S, TASK_PAUSE_S = 0.36, 1.55
 WARM_READS = 40
 _SWITCH_S = 0.001
 """What is written down beside the reads may not hold them up for five milliseconds a thread."""

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin
+from featurechaos import AsyncFeatureClient, Cause, FeatureClient, Origin, Response
 from featurechaos.detour import Way
 from featurechaos.errors import StoreUnavailable
 from featurechaos.faults import Outage
@@ -47,15 +47,15 @@ def config_of(sources: str, **policy: Any) -> dict[str, Any]:
 class Pair:
     """A client whose sources are filled from the primary of another house, and all it was told."""
 
-    client: FeatureClient
+    client: Any
     writer: House
     clock: ManualClock
     notes: list[Any] = field(default_factory=list)
 
     @classmethod
-    def of(cls, sources: str, **policy: Any) -> Pair:
+    def of(cls, sources: str, *, make: Any = FeatureClient, **policy: Any) -> Self:
         writer = House.of()
-        client = FeatureClient.from_config(config_of(sources, **policy), clock=writer.clock)
+        client = make.from_config(config_of(sources, **policy), clock=writer.clock)
         pair = cls(client, writer, writer.clock)
         assert client._serving.breaker is not None
         for gate in client._serving.breaker.gates.values():
@@ -96,16 +96,10 @@ class Pair:
                 self.client.steer(online[0], order, reason="a test")
             case ("fault", is_on) if online:
                 board = self.client._serving.board
-                board.active = ("a lease",) if is_on else ()  # type: ignore[assignment]
+                board.active = ("a lease",) if is_on else ()
             case ("reads", keys, options):
                 response = self.client.get_online_features(FEATURES, {"k": keys}, request_id="r", **options)
-                told = response.to_dict(include_event_timestamps=True, include_provenance=True)
-                truth = [[each.tolist() for each in response.provenance(view)] for view in VIEWS]
-                defaults = response.columns["g"].tolist()
-                facts = [response.degraded.tolist(), response.injected.tolist(), response.any_degraded]
-                clean = self.client.reference(response)
-                referred = clean.to_dict(include_event_timestamps=True, include_provenance=True)
-                return repr((told, truth, defaults, facts, referred)), response.elapsed_s
+                return said(response, self.client.reference(response))
             case (("write" | "wait" | "loses" | "damages"), *_):
                 self.writer.do(step)
         return None
@@ -121,6 +115,16 @@ class Pair:
             del incident["id"]  # ends in random digits
         tokens = None if serving.budget is None else serving.budget._tokens
         return stats, gates, wanted, remembered, tokens, repr(self.notes)
+
+
+def said(response: Response, clean: Response) -> Any:
+    """All that an answer and its reference say."""
+    told = response.to_dict(include_event_timestamps=True, include_provenance=True)
+    truth = [[each.tolist() for each in response.provenance(view)] for view in VIEWS]
+    defaults = response.columns["g"].tolist()
+    facts = [response.degraded.tolist(), response.injected.tolist(), response.any_degraded]
+    referred = clean.to_dict(include_event_timestamps=True, include_provenance=True)
+    return repr((told, truth, defaults, facts, referred)), response.elapsed_s
 
 
 def writer_rows(writer: House) -> dict[bytes, list[bytes]]:
@@ -175,7 +179,7 @@ FIRST: list[tuple[Any, ...]] = [("write", [0, 1, 2, 3, 4]), ("image", [0, 1, 2, 
 @given(steps=st.lists(STEPS, min_size=5, max_size=20))
 def test_the_layers_alone_would_have_done_the_same(sources: str, steps: list[tuple[Any, ...]]) -> None:
     quick, layered = Pair.of(sources), Pair.of(sources)
-    layered.client._serving.refusals = lambda _: None  # type: ignore[method-assign, assignment]
+    layered.client._serving.refusals = lambda _: None
     for step in [*FIRST, *steps]:
         assert quick.do(step) == layered.do(step), step
         assert quick.state() == layered.state(), step
