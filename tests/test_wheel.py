@@ -125,11 +125,11 @@ def test_an_empty_environment_reads_through_both_adapters(empty_environment: Pat
 
 
 def output_of(environment: Path, code: str, variables: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Run code in an environment; -P and the foreign folder keep the repository off its path."""
+    """Run code in an environment; -P, the foreign folder and no PYTHONPATH keep the repository off its path."""
     done = subprocess.run(
         [environment / "bin" / "python", "-P", "-c", code],
         cwd=folder,
-        env=variables,
+        env={name: value for name, value in variables.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
