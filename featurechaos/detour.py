@@ -43,7 +43,7 @@ class Detour:
 
     There is none to ask, or each is drained or behind a gate that is shut, as all are during an outage. A row that is
     missing, too old or damaged, a view with rows of both tiers, and a fault that is on are the layers': the plan is
-    played from its beginning. tests/serving/test_shortcut.py plays the same reads both ways.
+    played from its beginning. tests/serving/test_detour.py plays the same reads both ways.
     """
 
     def __init__(self, clock: Clock, *, board: Board, steer: Steer, breaker: Breaker | None, memory: LastKnown) -> None:

@@ -54,7 +54,7 @@ class Entities:
         if self._rows is not None and type(row := self._rows[0]) is dict and name in row:
             return row[name]
         column = self.column(name, view)
-        if type(column) is np.ndarray and column.dtype.kind in "iu":
+        if type(column) is np.ndarray and column.ndim == 1 and column.dtype.kind in "iu":
             return column.item(0)
         return column[0] if type(column) is list else None  # a pandas Series would be asked for its label 0
 

@@ -135,8 +135,6 @@ class Serving:
         self.settings, self.clock, self.loaded_at = settings, clock, clock.wall()
         self._monotonic, self._wall, self._deadline_s = clock.monotonic, clock.wall, settings.policy.deadline_s
         self._compiled: dict[tuple[Any, ...], Compiled] = {}
-        # Comparing two lists of the same names costs a quarter of hashing one.
-        self._last_compiled: tuple[Any, bool | None, Any] = (None, None, None)
         self.ground: Ground = Ground.of(settings, clock, prepare) if since is None else since.ground
         ground = self.ground
         self.layouts, self.known, self.fetch = ground.layouts, ground.known, ground.fetch
@@ -375,10 +373,7 @@ class Serving:
         """Check a call and turn it into a request; RequestError is the caller's mistake."""
         call = _new(Call)  # and its fields one by one: keywords cost as much as the rest
         begun = call.begun = self._monotonic()
-        last_features, last_full, compiled = self._last_compiled
-        if type(features) is not list or features != last_features or full_feature_names is not last_full:
-            compiled = self._compile(features, full_feature_names)
-        call.compiled = compiled
+        compiled = call.compiled = self._compile(features, full_feature_names)
         entities = call.entities = Entities(entity_rows)
         one = compiled.one
         if (
@@ -474,8 +469,6 @@ class Serving:
             if len(self._compiled) >= _MOST_COMPILED:
                 self._compiled.clear()
             self._compiled[key] = found
-        if type(features) is list:
-            self._last_compiled = list(features), full, found
         return found
 
     def _keys(self, compiled: Compiled, entities: Entities) -> tuple[Sequence[Keys], Sequence[Fan]]:

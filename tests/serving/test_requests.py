@@ -16,6 +16,7 @@ from tests.serving.kit import filled, store_of
 
 SERVICES = "service:both, service:one"
 ONE: dict[str, Any] = {"k": [1]}
+NAMES_AT_ONCE = np.array(["v:f", "v:g"])
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,13 @@ WRONG: list[tuple[Any, Any, dict[str, Any], str]] = [
     (5, ONE, {}, "features wants a list of 'view:feature', or a service; got 5"),
     (["v:f", "service:x"], ONE, {}, "a service is asked for by itself, not in a list: got 'service:x'"),
     ([["v:f"]], ONE, {}, "features wants a list of 'view:feature', or a service; got [['v:f']]"),
+    (
+        [NAMES_AT_ONCE],
+        ONE,
+        {},
+        f"features wants a list of 'view:feature', or a service; got {[NAMES_AT_ONCE]!r}",
+    ),
+    (["v:f"], {"k": np.array([[1, 2]])}, {}, "key 'k' row 0 wants int64, got array([1, 2]) (ndarray)"),
     ([None], ONE, {}, "features wants 'view:feature', got None"),
     ([b"v:f"], ONE, {}, "features wants 'view:feature', got b'v:f'"),
     (["v"], ONE, {}, "features wants 'view:feature', got 'v'"),
