@@ -132,8 +132,14 @@ class LastKnown(Locked):
         """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
         if now is None:
             now = self._clock.monotonic()
-        if (together := self._open(views, now)) is not None and together.seen.issuperset(ids):
-            return
+        if (together := self._open(views, now)) is not None:
+            seen = together.seen
+            if seen.issuperset(ids):
+                return
+            fresh = [at for at, key in enumerate(ids) if key not in seen]
+            if len(fresh) < len(ids):
+                ids = [ids[at] for at in fresh]
+                blobs = [rows and [rows[at] for at in fresh] for rows in blobs]
         with self._lock:
             self._settle()
             self._keep(views, ids, blobs, now)

@@ -195,6 +195,17 @@ def test_a_row_seen_again_is_not_written_again_before_it_is_due() -> None:
     assert memory.find("w", ids(1)) == [b"new"], "the shortest of their times holds"
 
 
+def test_of_rows_some_of_which_are_new_only_those_are_written() -> None:
+    clock = ManualClock()
+    memory = LastKnown(clock, {"v": Keep(), "w": Keep()})
+    memory.keep(("v", "w"), ids(0, 1), ([b"v0", b"v1"], [b"w0", b"w1"]))
+    memory.keep(("v", "w"), ids(0, 1, 2, 3), ([b"n0", b"n1", b"v2", b"v3"], [b"m0", b"m1", b"w2", b"w3"]))
+
+    assert memory.find("v", ids(0, 1, 2, 3)) == [b"v0", b"v1", b"v2", b"v3"]
+    assert memory.find("w", ids(0, 1, 2, 3)) == [b"w0", b"w1", b"w2", b"w3"]
+    assert memory.size("v") == 4
+
+
 # Under other bounds.
 
 
