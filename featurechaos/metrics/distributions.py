@@ -22,7 +22,9 @@ FEW_ROWS = 128
 
 _ORIGINS = len(Origin)
 _BUCKETS = len(AGES) + 1
-_AGES_US = np.array(AGES, np.int64) * 1_000_000
+_AGES_US = [1_000_000 * bound for bound in AGES]
+_NO_AGE_US = -(1 << 62)
+"""A row without an event comes out as from a future further away than any event's."""
 _MOST_WAITING, _MOST_ARRAYS = 4096, 128
 
 
@@ -101,25 +103,28 @@ class Ages:
 
     def _fold(self) -> None:
         """Sort in what waits."""
-        if not self._waiting:
-            return
         waiting, self._waiting, self._waits = self._waiting, [], 0
-        sizes = [len(times) for times, _, _ in waiting]
-        event_time = np.concatenate([times for times, _, _ in waiting])
-        wall_us = np.repeat([wall_us for _, wall_us, _ in waiting], sizes)
-        origin = _spread([one for _, _, one in waiting], sizes)
-        known = event_time != NO_TIME_US
-        age_us, origin = np.maximum(0, wall_us[known] - event_time[known]), origin[known]
-        counts = np.bincount(origin * _BUCKETS + np.searchsorted(_AGES_US, age_us))
-        for at in np.flatnonzero(counts).tolist():
-            self._counts[at] += int(counts[at])
-        for one in np.flatnonzero(np.bincount(origin)).tolist():
-            self._totals_us[one] += int(age_us[origin == one].sum())
+        by_origin: dict[int, list[NDArray[np.int64]]] = {}
+        for times, wall_us, origin in waiting:
+            age_us = wall_us - times
+            if isinstance(origin, int):
+                by_origin.setdefault(origin, []).append(age_us)
+                continue
+            for one in np.unique(origin).tolist():
+                by_origin.setdefault(one, []).append(age_us[origin == one])
+        for one, ages in by_origin.items():
+            self._add_many(np.concatenate(ages), one)
 
-
-def _spread(origins: list[int | NDArray[np.uint8]], sizes: list[int]) -> NDArray[np.int64]:
-    """The origin of every row, int64 so that it can be counted with."""
-    if all(isinstance(one, int) for one in origins):
-        return np.repeat(np.array(origins, np.int64), sizes)
-    each = [np.full(size, one, np.int64) for one, size in zip(origins, sizes, strict=True)]
-    return np.concatenate(each)
+    def _add_many(self, age_us: NDArray[np.int64], origin: int) -> None:
+        if (least := age_us.min(initial=0)) < _NO_AGE_US:
+            age_us = age_us[age_us >= _NO_AGE_US]
+        if least < 0:
+            age_us = np.maximum(age_us, 0)
+        if not len(age_us):
+            return
+        # A comparison for each bound between the least and the most: `searchsorted` takes longer even for all bounds.
+        first, last = (bisect_left(_AGES_US, int(end)) for end in (age_us.min(), age_us.max()))
+        within = [0, *(int(np.count_nonzero(age_us <= bound)) for bound in _AGES_US[first:last]), len(age_us)]
+        for nth in range(len(within) - 1):
+            self._counts[origin * _BUCKETS + first + nth] += within[nth + 1] - within[nth]
+        self._totals_us[origin] += int(age_us.sum())
