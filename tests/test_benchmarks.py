@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import harness, readme
 from benchmarks.__main__ import BENCHES
-from benchmarks.bench_failover import Answers, Seen, Times, back_after_s, duel_table, switches
+from benchmarks.bench_failover import PACE_S, Answers, Seen, Times, back_after_s, duel_table, switches, with_omitted
 from benchmarks.goals import GOALS
 from benchmarks.harness import Called, Turn, WrongValue, alternate
 from benchmarks.load import LOCAL, PRIMARY, REPLICA, WRONG
@@ -170,6 +170,12 @@ def test_a_request_under_way_when_the_blow_fell_counts_but_is_not_the_first_good
     assert got.failed == 1
     assert got.worst_ms == pytest.approx(400)
     assert got.first_good_s == pytest.approx(0.25)
+
+
+def test_requests_that_were_not_made_while_one_waited_are_as_late_as_they_would_have_been() -> None:
+    waited = with_omitted(np.array([0.001, 3.5 * PACE_S]))
+
+    assert sorted(waited) == pytest.approx([0.001, 0.5 * PACE_S, 1.5 * PACE_S, 2.5 * PACE_S, 3.5 * PACE_S])
 
 
 def test_answers_before_the_blow_do_not_count() -> None:
