@@ -58,7 +58,9 @@ class AsyncClusterStore:
 
     async def write(self, batch: Batch, until: float) -> WriteCounts:
         now_us = round(self._clock.wall() * 1e6)
-        return await self._talk(rounds.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+        return await self._talk(
+            rounds.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until, is_patient=True
+        )
 
     async def watermark(self, view: View, until: float) -> tuple[int, int] | None:
         """How far a view is written: (newest event time, written at), int64 us; None if never."""
@@ -106,7 +108,7 @@ class AsyncClusterStore:
             found = self._loops[loop] = _Loop.of(self._spec, self._place)
         return found
 
-    async def _gather(self, jobs: list[Job], until: float) -> list[Job]:
+    async def _gather(self, jobs: list[Job], until: float, *, is_patient: bool = False) -> list[Job]:
         """Do some jobs by `until`; every job is over then. Raises where there is no map to go by."""
         if until <= self._clock.monotonic():
             msg = f"source {self._source!r}: no time left to ask"
@@ -114,14 +116,14 @@ class AsyncClusterStore:
         loop = self._loop()
         if not loop.chart.is_known:
             await loop.scout.wait(until)
-        return await loop.gather(jobs, until)
+        return await loop.gather(jobs, until, is_patient=is_patient)
 
-    async def _talk(self, said: Round[Said], until: float) -> Said:
+    async def _talk(self, said: Round[Said], until: float, *, is_patient: bool = False) -> Said:
         with translating(ERRORS, source=self._source):
             try:
                 jobs = next(said)
                 while True:
-                    jobs = said.send(await self._gather(jobs, until))
+                    jobs = said.send(await self._gather(jobs, until, is_patient=is_patient))
             except StopIteration as stop:
                 value: Said = stop.value
                 return value
@@ -158,17 +160,17 @@ class _Loop:
         chart = Chart(pool, [At(each.host, each.port) for each in spec.addresses], let_go=let_go)
         return cls(place, chart, _Scout(chart, spec, place), tasks)
 
-    async def gather(self, jobs: list[Job], until: float) -> list[Job]:
+    async def gather(self, jobs: list[Job], until: float, *, is_patient: bool) -> list[Job]:
         scatter = Scatter(jobs, self.chart, self.place.source)
         under_way: set[asyncio.Task[None]] = set()
         try:
             while True:
                 parcels = scatter.parcels()
                 if len(parcels) == 1 and not under_way:  # A task costs more than the rest.
-                    await self._send(scatter, parcels[0], until)
+                    await self._send(scatter, parcels[0], until, is_patient=is_patient)
                     continue
                 for parcel in parcels:
-                    task = asyncio.create_task(self._send(scatter, parcel, until))
+                    task = asyncio.create_task(self._send(scatter, parcel, until, is_patient=is_patient))
                     _keep(task, self.tasks)
                     under_way.add(task)
                 if not under_way:
@@ -182,7 +184,7 @@ class _Loop:
             if scatter.is_misled:
                 self.scout.order()
 
-    async def _send(self, scatter: Scatter[APool], parcel: Parcel[APool], until: float) -> None:
+    async def _send(self, scatter: Scatter[APool], parcel: Parcel[APool], until: float, *, is_patient: bool) -> None:
         """Ask one node, and tell what came of it."""
         gates = self.place.gates
         if gates is not None:
@@ -201,6 +203,7 @@ class _Loop:
                 now=self.place.clock.monotonic,
                 expect=lambda link: link.expect(replies),
                 is_unfit=is_unfit,
+                is_patient=is_patient,
             )
             is_left = False
             error = scatter.delivered(parcel, got)

@@ -54,9 +54,11 @@ class APool:
             link.close()
         return None
 
-    async def take(self, until: float) -> ALink:
+    async def take(self, until: float, *, is_patient: bool = False) -> ALink:
         """A connection of the caller's own, by `until`; give it back or drop it. Errors as `Pool.take`."""
         loop = asyncio.get_running_loop()
+        if is_patient:
+            await self._outwait(until)
         ticket: asyncio.Future[ALink] = loop.create_future()
         self._queue(ticket)
         timer = loop.call_later(max(0.0, until - self._now()), self._expire, ticket)
@@ -68,6 +70,15 @@ class APool:
             raise
         finally:
             timer.cancel()
+
+    async def _outwait(self, until: float) -> None:
+        """Wait until the pause after a failed dial is over, or `until`: the next failure is this caller's to hear."""
+        failure = self._failure
+        while failure is not None and failure is self._failure and not self._closed:
+            left_s = min(self._paused_until, until) - self._now()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
 
     def _queue(self, ticket: asyncio.Future[ALink]) -> None:
         self._line.append(ticket)

@@ -62,7 +62,7 @@ class AsyncRedisStore:
 
     async def write(self, batch: Batch, until: float) -> WriteCounts:
         now_us = round(self._clock.wall() * 1e6)
-        return await self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+        return await self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until, is_patient=True)
 
     async def watermark(self, view: View, until: float) -> tuple[int, int] | None:
         """How far a view is written: (newest event time, written at), int64 us; None if never."""
@@ -109,19 +109,26 @@ class AsyncRedisStore:
         return pool
 
     async def _ask(
-        self, command: bytes, until: float, *, rows: int = 0, replies: int = 1, begin: bytes = b""
+        self,
+        command: bytes,
+        until: float,
+        *,
+        rows: int = 0,
+        replies: int = 1,
+        begin: bytes = b"",
+        is_patient: bool = False,
     ) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool = self._pool(asyncio.get_running_loop())
         expect = (lambda link: link.expect_rows(rows)) if rows else (lambda link: link.expect(replies, begin))
-        return await exchange(pool, command, until, now=self._clock.monotonic, expect=expect)
+        return await exchange(pool, command, until, now=self._clock.monotonic, expect=expect, is_patient=is_patient)
 
-    async def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
+    async def _talk(self, talk: talks.Talk[Said], until: float, *, is_patient: bool = False) -> Said:
         with translating(ERRORS, source=self._source):
             try:
                 said = next(talk)
                 while True:
-                    said = talk.send(await self._ask(said.data, until, replies=said.replies))
+                    said = talk.send(await self._ask(said.data, until, replies=said.replies, is_patient=is_patient))
             except StopIteration as stop:
                 value: Said = stop.value
                 return value
@@ -141,6 +148,7 @@ async def exchange(
     now: Callable[[], float],
     expect: Callable[[Replies], None],
     is_unfit: Callable[[list[Any]], bool] | None = None,
+    is_patient: bool = False,
 ) -> list[Any]:
     """One pipeline over a pool and its replies; a connection found dead is replaced once, by the same deadline.
 
@@ -150,7 +158,7 @@ async def exchange(
     loop = asyncio.get_running_loop()
     is_replaced = False
     while True:
-        link = pool.poll() or await pool.take(until)
+        link = pool.poll() or await pool.take(until, is_patient=is_patient)
         left = until - now()
         if left <= 0:
             pool.give(link)

@@ -74,7 +74,7 @@ class ClusterStore:
 
     def write(self, batch: Batch, until: float) -> WriteCounts:
         now_us = round(self._clock.wall() * 1e6)
-        return self._talk(rounds.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+        return self._talk(rounds.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until, is_patient=True)
 
     def watermark(self, view: View, until: float) -> tuple[int, int] | None:
         """How far a view is written: (newest event time, written at), int64 us; None if never."""
@@ -128,12 +128,12 @@ class ClusterStore:
             node.pool.close(wait_s=wait_s)
         self._cluster.scout.join(wait_s)
 
-    def _talk(self, said: Round[Said], until: float) -> Said:
+    def _talk(self, said: Round[Said], until: float, *, is_patient: bool = False) -> Said:
         with translating(ERRORS, source=self._source):
             try:
                 jobs = next(said)
                 while True:
-                    jobs = said.send(gather(jobs, self._cluster, until))
+                    jobs = said.send(gather(jobs, self._cluster, until, is_patient=is_patient))
             except StopIteration as stop:
                 value: Said = stop.value
                 return value

@@ -34,8 +34,8 @@ class Cluster:
 class Gathering:
     """Some jobs under way; over once each has its reply or its error. `abandon` it in any case."""
 
-    def __init__(self, jobs: Iterable[Job], cluster: Cluster, until: float) -> None:
-        self._cluster, self._until = cluster, until
+    def __init__(self, jobs: Iterable[Job], cluster: Cluster, until: float, *, is_patient: bool = False) -> None:
+        self._cluster, self._until, self._is_patient = cluster, until, is_patient
         self._scatter = Scatter(jobs, cluster.chart, cluster.source)
         self._running: list[tuple[Exchange[list[Any]], Parcel[Pool]]] = []
         self._bell: Bell | None = None
@@ -136,6 +136,7 @@ class Gathering:
             expect=lambda link: link.expect(replies),
             finish=lambda got: got,
             settle=settle,
+            is_patient=self._is_patient,
         )
 
     def _lose(self, parcel: Parcel[Pool], error: StoreError) -> None:
@@ -148,9 +149,9 @@ class Gathering:
             self._cluster.gates.settle(parcel.permit, error=error)
 
 
-def gather(jobs: Iterable[Job], cluster: Cluster, until: float) -> list[Job]:
+def gather(jobs: Iterable[Job], cluster: Cluster, until: float, *, is_patient: bool = False) -> list[Job]:
     """Do some jobs by `until`; every job is over then. Raises where there is no map to go by."""
-    gathering = Gathering(jobs, cluster, until)
+    gathering = Gathering(jobs, cluster, until, is_patient=is_patient)
     try:
         while not gathering.is_over:
             poller = select.poll()

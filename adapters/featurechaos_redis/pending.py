@@ -34,7 +34,8 @@ class Exchange(Generic[Said]):
     """One pipeline under way: waiting for a connection, then for room to send, then for the replies.
 
     `fileno()` is readable when `advance` is worth calling. A pooled connection found dead is replaced once.
-    `expect` tells a connection what comes; `finish` makes of the replies what `advance` gives.
+    `expect` tells a connection what comes; `finish` makes of the replies what `advance` gives. `is_patient` is the
+    ticket's in the pool's line.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Exchange(Generic[Said]):
         expect: Callable[[Replies], None],
         finish: Callable[[list[Any]], Said],
         settle: Callable[[Pool, Link, list[Any]], None] = settle,
+        is_patient: bool = False,
     ) -> None:
-        self._pool, self._command = pool, command
+        self._pool, self._command, self._is_patient = pool, command, is_patient
         self._source, self._until, self._now = source, until, now
         self._expect, self._finish, self._settle = expect, finish, settle
         self._link: Link | None = None
@@ -114,7 +116,7 @@ class Exchange(Generic[Said]):
         """Send on an idle connection, or ask to be told when there is one."""
         link = self._pool.poll()
         if link is None:
-            self._bell = _Bell(self._pool)
+            self._bell = _Bell(self._pool, is_patient=self._is_patient)
         else:
             self._adopt(link)
         try:
@@ -248,9 +250,10 @@ class Nothing:
 class _Bell:
     """A place in the pool's line that rings by making a pipe readable."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, is_patient: bool) -> None:
         self.link: Link | None = None
         self.failure: DialFailure | None = None
+        self.is_patient = is_patient
         self._pool = pool
         self._reader, self._writer = os.pipe()
         pool.queue(self)

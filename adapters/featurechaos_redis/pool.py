@@ -26,10 +26,14 @@ _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.005, 0.1
 
 
 class Ticket(Protocol):
-    """A place in the line: the pool sets one of the first two and rings, once."""
+    """A place in the line: the pool sets one of the first two and rings, once.
+
+    A patient one stands through the pause after a failed dial, as a write does: it has seconds, and nobody else to ask.
+    """
 
     link: Link | None
     failure: DialFailure | None
+    is_patient: bool
 
     def ring(self) -> None: ...
 
@@ -39,8 +43,8 @@ class Pool:
 
     `make` gives a connection that is not open yet. A failed dial, or a new connection cut off before it
     answered (a balancer with nobody behind it), is told to every caller then in line and, for a pause of
-    5 to 100 ms, to every later one: so a dead server is dialled at most ten times a second. `secrets` are
-    kept out of what is told. Thread-safe; survives a fork.
+    5 to 100 ms, to every later one that is not patient: so a dead server is dialled at most ten times a second.
+    `secrets` are kept out of what is told. Thread-safe; survives a fork.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Pool:
         self._failure: DialFailure | None = None
         self._pause_s, self._paused_until = _PAUSE_FIRST_S, float("-inf")
 
-    def take(self, until: float) -> Link:
+    def take(self, until: float, *, is_patient: bool = False) -> Link:
         """A connection of the caller's own, by `until`; give it back or drop it.
 
         Raises StoreTimeout; StoreUnavailable once closed; for a failed dial what it means, see `ERRORS`.
@@ -82,7 +86,7 @@ class Pool:
                 return self._idle.pop()
             except IndexError:
                 pass
-        ticket = _Waiter()
+        ticket = _Waiter(is_patient=is_patient)
         try:
             self.queue(ticket)
             ticket.wait(until - self._now())
@@ -154,8 +158,10 @@ class Pool:
                 return
             if self._closed:
                 self._turn_away(DialFailure(StoreUnavailable, f"source {self._source!r}: the client is closed"))
-            elif self._failure is not None and self._now() < self._paused_until:
-                self._turn_away(self._failure)
+            elif self._failure is not None and self._now() < self._paused_until and not ticket.is_patient:
+                self._line.pop()  # Alone: who stands before it is patient.
+                ticket.failure = self._failure
+                ticket.ring()
             else:
                 self._order()
 
@@ -200,7 +206,7 @@ class Pool:
                 return
             self._orders += 1
             self._unclaimed += 1
-            self._ordered.notify()
+            self._ordered.notify_all()  # One may be waiting for a pause to be over.
 
     def _hire(self) -> bool:
         """Under the lock: one more dialler thread; False when the machine has none."""
@@ -226,6 +232,8 @@ class Pool:
     def _claim(self) -> Link | None:
         with self._ordered:
             self._ordered.wait_for(lambda: self._unclaimed or self._closed, _LINGER_S)
+            while self._unclaimed and not self._closed and (pause_s := self._paused_until - self._now()) > 0:
+                self._ordered.wait(pause_s)
             if self._closed or not self._unclaimed:
                 self._threads.discard(threading.current_thread())
                 return None
@@ -315,11 +323,12 @@ class Pool:
 class _Waiter:
     """A thread in the line."""
 
-    __slots__ = ("_rung", "failure", "link")
+    __slots__ = ("_rung", "failure", "is_patient", "link")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_patient: bool) -> None:
         self.link: Link | None = None
         self.failure: DialFailure | None = None
+        self.is_patient = is_patient
         self._rung = threading.Lock()
         self._rung.acquire()
 

@@ -108,7 +108,7 @@ class RedisStore:
 
     def write(self, batch: Batch, until: float) -> WriteCounts:
         now_us = round(self._clock.wall() * 1e6)
-        return self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until)
+        return self._talk(talks.write(batch, expire_s=self._spec.expire_s, now_us=now_us), until, is_patient=True)
 
     def watermark(self, view: View, until: float) -> tuple[int, int] | None:
         """How far a view is written: (newest event time, written at), int64 us; None if never."""
@@ -158,11 +158,20 @@ class RedisStore:
     def close(self) -> None:
         self._pool.close(wait_s=self._spec.connect_timeout_s + 1.0)
 
-    def _ask(self, command: bytes, until: float, *, rows: int = 0, replies: int = 1, begin: bytes = b"") -> list[Any]:
+    def _ask(
+        self,
+        command: bytes,
+        until: float,
+        *,
+        rows: int = 0,
+        replies: int = 1,
+        begin: bytes = b"",
+        is_patient: bool = False,
+    ) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool, is_replaced = self._pool, False
         while True:
-            link = pool.take(until)
+            link = pool.take(until, is_patient=is_patient)
             try:
                 if rows:
                     link.replies.expect_rows(rows)
@@ -184,12 +193,12 @@ class RedisStore:
                     settle(pool, link, got)
                 return got
 
-    def _talk(self, talk: talks.Talk[Said], until: float) -> Said:
+    def _talk(self, talk: talks.Talk[Said], until: float, *, is_patient: bool = False) -> Said:
         with translating(ERRORS, source=self._source):
             try:
                 said = next(talk)
                 while True:
-                    said = talk.send(self._ask(said.data, until, replies=said.replies))
+                    said = talk.send(self._ask(said.data, until, replies=said.replies, is_patient=is_patient))
             except StopIteration as stop:
                 value: Said = stop.value
                 return value

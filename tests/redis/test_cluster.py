@@ -24,6 +24,7 @@ from featurechaos_redis import RedisStore
 from featurechaos_redis.chart import slot_of
 from featurechaos_redis.cluster import ClusterStore
 from tests.redis.conftest import spec
+from tests.redis.test_pool import just_failed
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Kit
@@ -190,6 +191,36 @@ def test_write_that_a_shard_did_not_take_says_how_many_rows(
     mark = store.watermark(kit.view, kit.now() + LONG_S)
     assert mark is not None
     assert mark[0] == 5, "not everything up to 6 is written"
+
+
+def test_write_in_the_pause_after_a_failed_dial_of_a_shard_is_taken(kit: Kit, store: ClusterStore) -> None:
+    for node in store._cluster.chart.nodes():
+        just_failed(node.pool)
+        node.pool._purge()
+
+    counts = store.write(kit.batch(IDS, 6), kit.now() + LONG_S)
+
+    assert (counts.written, counts.failed) == (len(IDS), 0)
+
+
+def test_async_write_in_the_pause_after_a_failed_dial_of_a_shard_is_taken(kit: Kit, cluster: ValkeyCluster) -> None:
+    store = RedisStore.aopen(spec(cluster.url, mode="cluster"), kit.place)
+
+    async def act() -> Any:
+        try:
+            await store.health(kit.now() + LONG_S)
+            for node in store._loop().chart.nodes():
+                just_failed(node.pool)
+                for link in node.pool._idle[:]:
+                    node.pool._idle.remove(link)
+                    node.pool.drop(link)
+            return await store.write(kit.batch(IDS, 7), kit.now() + LONG_S)
+        finally:
+            await store.close()
+
+    counts = asyncio.run(act())
+
+    assert (counts.written + counts.older, counts.failed) == (len(IDS), 0)
 
 
 def test_restart_of_a_node_between_reads_costs_no_row(kit: Kit, store: ClusterStore, cluster: ValkeyCluster) -> None:
