@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from featurechaos.version import VERSION
 
 if TYPE_CHECKING:
-    from featurechaos.client import AsyncFeatureClient, FeatureClient
+    from featurechaos.aclient import AsyncFeatureClient
+    from featurechaos.client import FeatureClient
     from featurechaos.errors import ChaosRefused, Exhausted, FeatureError, PartialWrite, RequestError, SpecError
     from featurechaos.model import Cause, Origin, Status
     from featurechaos.response import Provenance, Response
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("AsyncFeatureClient", "FeatureClient"), "client"),
+    "AsyncFeatureClient": "aclient",
+    "FeatureClient": "client",
     **dict.fromkeys(
         ("ChaosRefused", "Exhausted", "FeatureError", "PartialWrite", "RequestError", "SpecError"), "errors"
     ),

@@ -1,6 +1,6 @@
 """What sync and async clients share: a call compiled to a request, the layers put together, the answer made.
 
-Nothing here does I/O; `client.py` runs the plans.
+Nothing here does I/O; the clients run the plans.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A share of the healthy answers is read again from everything that stands behind a view's first source, each by itself:
 replicas, snapshots, last-known rows, defaults. So a fallback is exercised every day, and its price is known before it
-is needed. Nothing here does I/O: `client.py` plays the plans, off the request path.
+is needed. Nothing here does I/O: the clients play the plans, off the request path.
 """
 
 from __future__ import annotations
