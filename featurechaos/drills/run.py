@@ -19,7 +19,7 @@ from featurechaos.client import FeatureClient
 from featurechaos.clock import SystemClock
 from featurechaos.config import Metrics, Settings
 from featurechaos.config import load as load_config
-from featurechaos.drills.checks import compare
+from featurechaos.drills.checks import Outcome, compare
 from featurechaos.drills.guards import guards_of
 from featurechaos.drills.history import (
     Calls,
@@ -44,7 +44,7 @@ from featurechaos.drills.report import HISTORY, write_report
 from featurechaos.drills.script import Action, Script, Step
 from featurechaos.drills.stage import Stage, stage_of
 from featurechaos.drills.strike import Strike, process_of, strike
-from featurechaos.drills.verdict import Verdict, invalid, judge
+from featurechaos.drills.verdict import Verdict, did_not_apply, invalid, judge
 from featurechaos.drills.window import Window
 from featurechaos.drills.worlds import open_world
 from featurechaos.errors import FeatureError, SpecError
@@ -95,6 +95,8 @@ def run_drill(
     with closing(stage):
         if missing := _missing(script, stage):
             return invalid(missing, title=script.title), None
+        if refused := _refused(script, stage):
+            return Verdict(Outcome.INCONCLUSIVE, script.title, refused), None
         for name in _OLD:
             (directory / name).unlink(missing_ok=True)
         with HistoryWriter(directory / HISTORY) as writer:
@@ -139,6 +141,13 @@ def _missing(script: Script, stage: Stage) -> str:
     except SpecError as error:
         return str(error)
     return ""
+
+
+def _refused(script: Script, stage: Stage) -> str:
+    """Which fault could not be injected, and why, as the verdict would say it in the end; nothing if all may be."""
+    why = stage.client.chaos.refusal
+    first = next((step for step in script.faults if step.inject is not None and not step.inject.is_process), None)
+    return did_not_apply(first.name, why) if first is not None and why else ""
 
 
 class Run:

@@ -86,6 +86,11 @@ def invalid(message: str, *, title: str = "drill") -> Verdict:
     return Verdict(Outcome.INVALID, title, message)
 
 
+def did_not_apply(fault: str, why: str) -> str:
+    """The sentence on a fault that was not done."""
+    return _said(f"{fault} did not apply", why)
+
+
 def judge(history: History, script: Script | None = None) -> Verdict:
     """Judge what happened by a script; by default the one in the journal, so that a file alone will do.
 
@@ -140,7 +145,7 @@ def _doubts(history: History, checks: Iterable[Check], ledger: Ledger) -> Iterat
             yield Outcome.INCONCLUSIVE, said
     for fault in history.of(Fault):
         if fault.state in ("failed", "not_applied"):
-            yield Outcome.INCONCLUSIVE, _said(f"{fault.name} did not apply", fault.detail)
+            yield Outcome.INCONCLUSIVE, did_not_apply(fault.name, fault.detail)
     for check in checks:
         if check.outcome is Outcome.UNKNOWN:
             doubt = f"{place(check)}, {check.name}: wanted {check.wanted}, got {check.got}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -28,13 +28,19 @@ CONFIG: dict[str, Any] = {
 }
 
 
+ARMED = {"FEATURECHAOS_CHAOS": "armed"}
+
+
 def stage(
     predict: Any = None,
     draw: Callable[[Random, float], Asked] | None = None,
     made: type[FeatureClient] = FeatureClient,
+    *,
+    chaos: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = ARMED,
 ) -> Stage:
-    """One user in memory, read by a client of the class `made`."""
-    client = made(load(CONFIG, environ={"FEATURECHAOS_CHAOS": "armed"}))
+    """One user in memory, read by a client of the class `made`; `chaos` and `environ` say whether it may inject."""
+    client = made(load(CONFIG | ({} if chaos is None else {"chaos": chaos}), environ=environ))
     now = dt.datetime.fromtimestamp(client.clock.wall(), dt.UTC)
     client.write_to_online_store("user", {"id": [1], "score": [0.5], "event_timestamp": [now]})
     draw = draw or (lambda rng, wall_s: Asked({"id": [1]}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from featurechaos import FeatureClient
 from featurechaos.drills import History, Outcome, Verdict, parse_script
 from featurechaos.drills.history import End, Fault, Note, Sample, read_history
 from featurechaos.drills.run import _stage, run_drill
-from featurechaos.drills.stage import Stage
-from tests.drills.memory import SCRIPT, stage
+from featurechaos.drills.stage import Asked, Stage
+from tests.drills.memory import ARMED, SCRIPT, stage
 
 ROLLBACKS = "rollbacks: [{action: refresh}, {action: clear_all}, {probe: active_faults, equals: 0}]\n"
 CONFIG = """
@@ -58,6 +59,41 @@ class Balky:
 def play(directory: Path, played: Stage, text: str = SCRIPT, **options: Any) -> tuple[Verdict, History]:
     verdict, _ = run_drill(parse_script(text), directory=directory, open_stage=lambda _: played, **options)
     return verdict, read_history(directory / "history.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("chaos", "environ", "why"),
+    [
+        ({"enabled": False}, ARMED, "chaos.enabled: wanted true to inject faults, got false"),
+        ({"enabled": True, "max_share": 1.0}, {}, "FEATURECHAOS_CHAOS: wanted 'armed' in the environment"),
+    ],
+)
+def test_where_nothing_may_be_injected_nobody_is_asked_first(
+    tmp_path: Path, chaos: dict[str, Any], environ: dict[str, str], why: str
+) -> None:
+    asked: list[float] = []
+
+    def draw(_: Random, wall_s: float) -> Asked:
+        asked.append(wall_s)
+        return Asked({"id": [1]})
+
+    played = stage(draw=draw, chaos=chaos, environ=environ)
+    verdict, report = run_drill(parse_script(SCRIPT), directory=tmp_path, open_stage=lambda _: played)
+
+    assert (verdict.outcome, verdict.exit_code, report) == (Outcome.INCONCLUSIVE, 6, None)
+    assert verdict.sentence.startswith("outage did not apply: ") and why in verdict.sentence
+    assert asked == []
+    assert not played.closers, "the stage is closed"
+
+
+def test_server_of_the_drills_own_may_be_hurt_where_nothing_may_be_injected(tmp_path: Path) -> None:
+    unarmed = stage(environ={})
+    server = Balky()
+    unarmed.processes = {"primary": server}
+
+    play(tmp_path, unarmed, SCRIPT.replace("fault: outage", "fault: process_freeze").replace("share: 1, ", ""))
+
+    assert server.told == ["freeze", "thaw"]
 
 
 def test_rollbacks_are_run_and_one_that_fails_keeps_nothing_from_the_rest(tmp_path: Path) -> None:
