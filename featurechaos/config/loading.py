@@ -109,6 +109,8 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
     if is_bypassed:
         policy, each = policies.bypassed(policy, each)
     chaos, is_armed = core.chaos or Chaos(), environ.get(ARMED) == "armed" and not is_bypassed
+    metrics = core.metrics or Metrics()
+    _check_ports(chaos, metrics)
     token = environ.get(TOKEN) or None
     if chaos.listen is not None and (token is not None or (chaos.enabled and is_armed)):
         _check_token(token)
@@ -122,7 +124,7 @@ def _settings(name: str, resolved: Resolved, environ: Mapping[str, str], stores:
         services=MappingProxyType(views.services(core.services, known)),
         chaos=chaos,
         impact=impact,
-        metrics=core.metrics or Metrics(),
+        metrics=metrics,
         is_armed=is_armed,
         is_bypassed=is_bypassed,
         source_text=resolved.original,
@@ -142,6 +144,15 @@ def _read_from(
     return {
         name: [view for view in known.values() if name == reference or name in each[view.name].order] for name in made
     }
+
+
+def _check_ports(chaos: Chaos, metrics: Metrics) -> None:
+    """One port is not both: whichever is opened second would find it taken."""
+    host, _, port = (chaos.listen or "").rpartition(":")
+    # Metrics are served on 127.0.0.1; 0 is any free port.
+    if metrics.port and host in ("127.0.0.1", "localhost") and int(port) == metrics.port:
+        wanted = f"wanted another port than metrics.port, which is {metrics.port}"
+        raise Mistake(("chaos", "listen"), f"{wanted}, got {chaos.listen!r}")
 
 
 def _check_token(token: str | None) -> None:

@@ -247,6 +247,13 @@ def test_listening_is_on_loopback(loaded: Load) -> None:
         assert loaded(f"chaos: {{listen: '{address}'}}").chaos.listen == address
 
 
+@pytest.mark.parametrize(("listen", "port"), [("127.0.0.1:0", 0), ("127.0.0.1:9911", 9464), ("[::1]:9464", 9464)])
+def test_ports_that_do_not_meet_may_both_be_named(loaded: Load, listen: str, port: int) -> None:
+    settings = loaded(f"{{chaos: {{listen: '{listen}'}}, metrics: {{port: {port}}}}}")
+
+    assert (settings.chaos.listen, settings.metrics.port) == (listen, port)
+
+
 def test_settings_cannot_be_changed(loaded: Load) -> None:
     settings = loaded()
 

@@ -111,6 +111,10 @@ MISTAKES = [
         "chaos.listen: wanted a loopback address and a port such as 127.0.0.1:9911",
     ),
     ("chaos: {listen: '127.0.0.1:99110'}", "chaos.listen: wanted a loopback address and a port"),
+    (
+        "{chaos: {listen: 'localhost:9464'}, metrics: {port: 9464}}",
+        "chaos.listen: wanted another port than metrics.port, which is 9464, got 'localhost:9464'",
+    ),
     ("impact: {sample_share: 2%}", "impact.sample_share: wanted a number, got '2%'"),
     ("impact: {flip_budget: -0.1}", "impact.flip_budget: wanted a number within 0..1, got -0.1"),
     ("metrics: {port: 70000}", "metrics.port: wanted a number within 0..65535, got 70000"),
