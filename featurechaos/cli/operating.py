@@ -52,7 +52,7 @@ SourceName = Annotated[str, typer.Argument(metavar="NAME", help="The source.")]
 def status(config: Config = CONFIG, at: At = None, as_json: Json = False) -> None:
     """Say what goes on in a running service: who serves, what is kept out and why, since when, what is exercised.
 
-    Asks its control endpoint (chaos.listen, with the token), or else its metrics endpoint.
+    Asks its control endpoint (chaos.listen, with the token); else, or where that does not tell, its metrics endpoint.
     """
     told = _status_of(settings_of(config), at)
     if as_json:
@@ -223,15 +223,32 @@ def _control(settings: Settings, at: str | None) -> tuple[str, str]:
 
 
 def _status_of(settings: Settings, at: str | None) -> dict[str, Any]:
-    """From the control endpoint where there is one to ask, else from the metrics endpoint."""
-    is_controlled = settings.chaos_token is not None and (at or settings.chaos.listen) is not None
-    if is_controlled:
-        return remote.status(*_control(settings, at))
+    """From the control endpoint; where there is none to ask, or it does not tell, from the metrics endpoint."""
     port = settings.metrics.port
-    if at is None and not port:
-        msg = f"{settings.name}: neither metrics.port nor chaos.listen (with FEATURECHAOS_TOKEN) says where to ask"
-        raise RequestError(msg)
-    url = f"http://{at or f'127.0.0.1:{port}'}/status"
+    if settings.chaos_token is None or (at or settings.chaos.listen) is None:
+        if at is None and not port:
+            msg = f"{settings.name}: neither metrics.port nor chaos.listen (with FEATURECHAOS_TOKEN) says where to ask"
+            raise RequestError(msg)
+        return _page_at(at or f"127.0.0.1:{port}")
+    try:
+        return remote.status(*_control(settings, at))
+    except (ChaosRefused, RequestError) as error:
+        if at is not None:  # It may be anybody's; the config's own port need not be.
+            raise
+        why = error
+    if not port:
+        raise type(why)(f"{why}; {settings.name} names no metrics.port to be asked without a token") from why
+    try:
+        told = _page_at(f"127.0.0.1:{port}")
+    except ChaosRefused as error:
+        raise ChaosRefused(f"{why}; {error}") from error
+    say(f"featurechaos: {why}; so this is from the metrics endpoint, without the ids of requests")
+    return told
+
+
+def _page_at(address: str) -> dict[str, Any]:
+    """The status page of a metrics endpoint."""
+    url = f"http://{address}/status"
     try:
         with urllib.request.urlopen(url, timeout=_LOOK_S) as answer:
             told: dict[str, Any] = json.loads(answer.read())

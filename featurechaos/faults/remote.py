@@ -130,10 +130,14 @@ def _beside(endpoint: str, path: str) -> str:
 def _whole(method: str, endpoint: str, token: str, body: str | None = None) -> dict[str, Any]:
     connection = _connected(endpoint)
     try:
-        told: dict[str, Any] = json.loads(_asked(connection, method, endpoint, token, body).read())
-        return told
+        answer = _asked(connection, method, endpoint, token, body).read()
     finally:
         connection.close()
+    try:
+        told: dict[str, Any] = json.loads(answer)
+    except ValueError as error:
+        raise ChaosRefused(f"{_about(endpoint)}: wanted an answer in JSON, got {answer[:60]!r}") from error
+    return told
 
 
 def _connected(endpoint: str) -> HTTPConnection:

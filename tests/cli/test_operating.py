@@ -78,6 +78,70 @@ def test_status_can_be_asked_of_the_metrics_endpoint(
     assert "degraded_requests" not in told
 
 
+def ports(folder: Path, client: FeatureClient, *, control: str, metrics: int | None) -> int:
+    """Write the config as it would be with fixed ports; gives the service's own port of metrics."""
+    text = SERVICE.replace("127.0.0.1:0", control)
+    port: int = client.observer._endpoint.port  # type: ignore[union-attr]
+    wanted = {None: "null", 0: str(port)}.get(metrics, str(metrics))
+    (folder / "featurechaos.yaml").write_text(text.replace("{port: 0}", f"{{port: {wanted}}}"))
+    return port
+
+
+@pytest.mark.parametrize(
+    ("token", "control", "why"),
+    [
+        ("another-token-altogether", None, "the token given is not the one that the service started with"),
+        (TOKEN, "127.0.0.1:9", "no answer: [Errno 111] Connection refused"),
+        (TOKEN, "127.0.0.1:0", "chaos.listen names no port a service can be reached at"),
+    ],
+)
+def test_status_is_of_the_metrics_endpoint_where_the_control_endpoint_does_not_tell(
+    service: FeatureClient, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, token: str, control: str | None,
+    why: str,
+) -> None:  # fmt: skip
+    ports(folder, service, control=control or at(service), metrics=0)
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", token)
+
+    ran = run("status", "--json")
+
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["project"] == "flights"
+    assert "degraded_requests" not in told
+    assert ran.err.count("\n") == 1
+    assert why in ran.err
+    assert "so this is from the metrics endpoint, without the ids of requests" in ran.err
+
+
+def test_status_that_nobody_tells_says_whom_it_asked(
+    service: FeatureClient, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURECHAOS_TOKEN", "another-token-altogether")
+    ports(folder, service, control=at(service), metrics=9)
+    both = run("status")
+    ports(folder, service, control=at(service), metrics=None)
+    one = run("status")
+    elsewhere = run("status", "--at", at(service))
+
+    assert {ran.code for ran in (both, one, elsewhere)} == {1}
+    assert {ran.err.count("\n") for ran in (both, one, elsewhere)} == {1}
+    assert f"http://{at(service)}/status: wanted the header" in both.err
+    assert "status at http://127.0.0.1:9/status: no answer" in both.err
+    assert "featurechaos.yaml names no metrics.port to be asked without a token" in one.err
+    assert "metrics" not in elsewhere.err, "what was typed is asked alone"
+
+
+def test_what_listens_there_and_is_no_service_is_told(service: FeatureClient, run: Run) -> None:
+    port = service.observer._endpoint.port  # type: ignore[union-attr]
+
+    ran = run("faults", "list", "--at", f"127.0.0.1:{port}")
+
+    assert ran.code == 1
+    assert ran.err.startswith(
+        f"featurechaos: faults at http://127.0.0.1:{port}/faults: wanted an answer in JSON, got b"
+    )
+
+
 def test_status_says_what_it_would_be_like_without_the_first_source(
     folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
