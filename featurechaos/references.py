@@ -48,7 +48,7 @@ def reference(response: Response, fetch: Next, *, witness: str | None, now: floa
             _add(lost, wants)
     if witness is not None and lost:
         request = _request(response, witness, lost, until=now + 2 * WITHIN_S)
-        yield from _read(request, lost, parts, fetch)
+        yield from _read(request, lost, parts, fetch, is_witness=True)
     return response.with_parts(parts)
 
 
@@ -110,8 +110,20 @@ def degraded(part: Part) -> Flags:
     return np.asarray(~(((part.status == Status.PRESENT) & online) | (part.status == Status.NOT_FOUND)))
 
 
-def _read(request: Request, wants: Wants, parts: Mapping[str, Part], fetch: Next) -> Plan[bool]:
-    """Read some rows clean and put what they become in their parts; whether the source answered."""
+def _is_stored(part: Part) -> Flags:
+    """Rows whose values some tier had, rather than defaults or nothing."""
+    is_kept = (part.origin != Origin.NONE) & (part.origin != Origin.DEFAULT)
+    return np.asarray(is_kept & ((part.status == Status.PRESENT) | (part.status == Status.EXPIRED)))
+
+
+def _read(
+    request: Request, wants: Wants, parts: Mapping[str, Part], fetch: Next, *, is_witness: bool = False
+) -> Plan[bool]:
+    """Read some rows clean and put what they become in their parts; whether the source answered.
+
+    A witness that lacks a row which somebody served from what is stored is one that nobody fills, so it says nothing
+    of that row. A deletion it would know of by the tombstone.
+    """
     try:
         reading: Reading = yield from fetch(request)
     except StoreError:
@@ -120,6 +132,8 @@ def _read(request: Request, wants: Wants, parts: Mapping[str, Part], fetch: Next
         return False
     for (view, rows), found, ask, rules in zip(wants.items(), reading.parts, request.asks, request.rules, strict=True):
         is_current = (found.rows.event_time <= request.wall_us) & (found.rows.verdicts != Verdict.UNANSWERED)
+        if is_witness:
+            is_current &= (found.rows.verdicts != Verdict.MISSING) | ~_is_stored(parts[view])[rows]
         _lose(parts[view], rows[~is_current])
         current = np.flatnonzero(is_current)
         walk = Walk(ask.only(current))

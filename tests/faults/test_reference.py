@@ -298,6 +298,37 @@ def test_a_witness_is_read_where_the_store_itself_is_gone(build: Callable[..., H
     assert reads(house)[1] == 1
 
 
+@pytest.mark.parametrize("on_missing", ["accept", "default"])
+def test_a_witness_that_nobody_fills_says_nothing_of_rows_that_are_stored(
+    build: Callable[..., House], on_missing: str
+) -> None:
+    """Taken at its word, every row of an outage would be a pair with nothing: flips that nobody has felt."""
+    house = build(
+        policy={"order": ["primary", "standby"], "on_missing": on_missing}, impact={"reference_source": "second"}
+    )
+    history(house)
+    house.store("primary").fail_with = StoreUnavailable("gone")
+    served = house.get([1, 2, 9])
+
+    reference = house.client.reference(served)
+
+    assert values(served)[:2] == [11.0, 21.0]
+    assert reference.degraded.tolist() == [True, True, False], "nobody ever stored 9, and the witness says so too"
+
+
+def test_a_witness_is_believed_that_a_row_is_deleted(build: Callable[..., House]) -> None:
+    house = build(policy={"order": ["primary", "standby"]}, impact={"reference_source": "second"})
+    history(house)
+    batch = house.client._tombstones("v", {"k": [1]})
+    house.store("second").put(batch.ask, batch.blobs)
+    house.store("primary").fail_with = StoreUnavailable("gone")
+    served = house.get([1])
+
+    reference = house.client.reference(served)
+
+    assert (values(served), values(reference), reference.any_degraded) == ([11.0], [None], False)
+
+
 def test_a_delayed_answer_is_its_own_reference_in_values(house: House) -> None:
     history(house)
     house.client._world.sleep = house.clock.advance
