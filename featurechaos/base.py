@@ -339,13 +339,12 @@ class BaseClient(Locked):
         return view
 
     def _batch(self, view_name: str, table: Any) -> Batch:
-        self._writers()  # First: where nobody takes rows there is no table to find fault with.
-        view = self._view(view_name)
+        view = self._written(view_name)  # First: where nobody takes rows there is no table to find fault with.
         return batch_of(view, self._serving.layouts[view_name], table, wall_us=int(self.clock.wall() * 1e6))
 
     def _tombstones(self, view_name: str, entity_rows: EntityRows, *, ahead_us: int = 0) -> Batch:
-        self._writers()  # First: tombstones in the snapshots alone would delete nothing.
-        view, layout = self._view(view_name), self._serving.layouts[view_name]
+        view = self._written(view_name)  # First: tombstones in the snapshots alone would delete nothing.
+        layout = self._serving.layouts[view_name]
         entities = Entities(entity_rows)
         keys, _, nulls = encode_keys(view.join_keys, [entities.column(key.column, view) for key in view.join_keys])
         if nulls is not None:
@@ -373,6 +372,16 @@ class BaseClient(Locked):
         if not named:
             raise RequestError(f"there is no source to write to: {self._why_none(primaries)}")
         return named
+
+    def _written(self, name: str) -> View:
+        """The view of that name, where what is written of it is read too; RequestError if nobody would."""
+        self._writers()
+        view, rules = self._view(name), self._serving.rules
+        names = [each.name for each in self.settings.views.values() if each.base == name]
+        online = [source for each in names for source in rules[each].online]
+        if online and not any(map(self._takes_writes, online)):
+            raise RequestError(f"view {name!r} has no source to write to: {self._why_none(online)}")
+        return view
 
     def _takes_writes(self, name: str) -> bool:
         raise NotImplementedError

@@ -329,6 +329,28 @@ def test_a_delete_that_no_source_takes_leaves_no_tombstone_anywhere() -> None:
     assert not client.snapshot_store().rows
 
 
+def test_a_view_whose_own_sources_are_only_read_is_not_written_to_those_of_other_views() -> None:
+    """The rows would be taken, and nobody would ever read them."""
+    view = {"name": "foreign", "join_keys": {"k": "int64"}, "features": {"f": {"dtype": "float32"}}}
+    kinds = {"primary": "memory", "others": "others"}
+    whole = {
+        "project": "p",
+        "sources": {name: {"type": kind, "role": "primary"} for name, kind in kinds.items()},
+        "views": [{**view, "policy": {"order": ["others"]}}, {**view, "name": "own"}],
+        "policy": {"order": ["primary"]},
+    }
+    client = FeatureClient(load(whole, stores={"others": ReadOnly}), ManualClock(CLOCK_S))
+    says = r"^view 'foreign' has no source to write to: 'others' is only read$"
+    table = {"k": [1], "f": [1.0], "event_timestamp": [NOW]}
+
+    with pytest.raises(RequestError, match=says):
+        client.write_to_online_store("foreign", table)
+    with pytest.raises(RequestError, match=says):
+        client.delete("foreign", {"k": [1]})
+
+    assert client.write_to_online_store("own", table).is_complete
+
+
 def test_a_snapshot_source_that_is_down_does_not_stop_a_delete() -> None:
     client = with_images(FeatureClient)
     write(client, k=[1], f=[1.0], g=[1])
