@@ -7,8 +7,9 @@ last-known rows too. It stays for good: an image made elsewhere may bring the ro
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,16 +88,30 @@ def _tombstone(slot: int, time_us: int) -> Tombstone:
 
 
 def to_cache(objects: Sequence[tuple[str, str]], buried: Buried) -> bytes:
-    """What a view's folder keeps: the (key, ETag) of the objects read so far, and their tombstones."""
-    return json.dumps({"format": FORMAT, "objects": list(objects), "rows": list(buried)}).encode()
+    """What a view's folder keeps: the (key, ETag) of the objects read so far, their tombstones, and a checksum."""
+    told, rows = list(objects), list(buried)
+    return json.dumps({"format": FORMAT, "objects": told, "rows": rows, "checksum": _checksum(told, rows)}).encode()
 
 
 def from_cache(content: bytes) -> tuple[dict[str, str], Buried]:
-    """The reverse; DecodeError on a damaged file."""
+    """The reverse; DecodeError on a damaged file. An older one has no checksum."""
     try:
         fields = json.loads(content)
+        if "checksum" in fields:
+            _check(fields)
         objects = {str(key): str(etag) for key, etag in fields["objects"]}
         return objects, Buried(_tombstone(int(slot), int(time_us)) for slot, time_us in fields["rows"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         msg = f"the kept deletions are damaged: {str(error)[:100]}"
         raise DecodeError(msg) from error
+
+
+def _check(fields: dict[str, Any]) -> None:
+    if fields["checksum"] != _checksum(fields["objects"], fields["rows"]):
+        msg = "they have another checksum than is written there"
+        raise ValueError(msg)
+
+
+def _checksum(objects: Any, rows: Any) -> int:
+    """Of what is said and not of how: one slot with another digit would bring a deleted row back."""
+    return zlib.crc32(json.dumps([objects, rows]).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import subprocess
@@ -256,6 +257,44 @@ def test_the_newest_tombstone_of_a_row_counts() -> None:
 def test_anything_else_is_no_list_of_deletions(content: bytes) -> None:
     with pytest.raises(DecodeError, match="place"):
         from_json(content, place="place")
+
+
+KEPT = to_cache([("deletions/x.json", "etag")], Buried([(7, 3), (2**64 - 1, 5)]))
+
+
+@pytest.mark.parametrize("at", [at for at, sign in enumerate(KEPT) if chr(sign).isdigit() and at > len('{"format": 1')])
+def test_one_digit_of_the_kept_deletions_that_is_another_is_noticed(at: int) -> None:
+    damaged = KEPT[:at] + (b"1" if KEPT[at : at + 1] != b"1" else b"2") + KEPT[at + 1 :]
+
+    with pytest.raises(DecodeError, match="the kept deletions are damaged"):
+        from_cache(damaged)
+
+
+def test_kept_deletions_of_an_older_version_have_no_checksum_and_are_read() -> None:
+    fields = json.loads(KEPT)
+    del fields["checksum"]
+
+    objects, buried = from_cache(json.dumps(fields).encode())
+
+    assert objects == {"deletions/x.json": "etag"}
+    assert sorted(buried) == [(7, 3), (2**64 - 1, 5)]
+
+
+def test_damaged_deletions_are_fetched_anew_and_no_row_comes_back(world: World) -> None:
+    store = world.store()
+    publish(store, planes(10, 1))
+    bury(store, "N1", time_us=JUNE_US)
+    refresh_here(store)
+    path = store._replicas._shelf("plane").deletions_path
+    (slot, _), *_ = json.loads(path.read_bytes())["rows"]
+    path.write_text(path.read_text().replace(str(slot), str(slot ^ 1)))
+
+    fresh = world.store()
+    before = verdicts(fresh, "N1")
+    refresh_here(fresh)
+
+    assert before == [Verdict.MISSING], "nothing is served of an image whose deletions are not known"
+    assert verdicts(fresh, "N1", "N2") == [Verdict.BURIED, Verdict.FRESH]
 
 
 def test_a_swap_under_readers_never_mixes_images(world: World) -> None:
