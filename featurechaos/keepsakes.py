@@ -131,7 +131,8 @@ class Keepsakes(Locked):
         with _locked(self._folder / "deleted"):
             held = _private(self._deleted(view), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(held, "ab") as file:
-                file.write("".join(lines).encode())
+                # A line that was cut off, by a full disk, must not swallow the first of these.
+                file.write("".join(["\n", *lines]).encode())
 
     def _is_writer(self) -> bool:
         """Whether this process writes; it tries to become the one that does."""

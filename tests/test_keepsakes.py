@@ -177,6 +177,23 @@ def test_deletions_are_heard_of_a_new_file_in_the_place_of_a_long_one(tmp_path: 
     assert first.has(49, 50, 51) == [False, False, True]
 
 
+def test_a_deletion_after_a_line_that_was_cut_off_is_heard(tmp_path: Path) -> None:
+    clock = ManualClock()
+    first, second = Process(tmp_path, clock), Process(tmp_path, clock)
+    first.reads({1: 1.0, 2: 2.0, 3: 3.0})
+    first.kept.step()
+    second.kept.bury("v", [b"1"], [10**18])
+    with (tmp_path / "v.deleted").open("ab") as file:
+        file.write(b"77 10")  # as a full disk leaves it
+    first.kept.step()
+
+    second.kept.bury("v", [b"2"], [10**18])
+    at_once = Process(tmp_path, clock)
+    at_once.kept.load()
+
+    assert at_once.has(1, 2, 3) == [False, False, True]
+
+
 def test_one_that_was_dropped_unclosed_lets_another_write(tmp_path: Path) -> None:
     clock = ManualClock()
     first = Process(tmp_path, clock)
