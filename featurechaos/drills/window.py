@@ -47,10 +47,15 @@ class Requests:
 
     @property
     def main_origin(self) -> Counts:
-        """The origin that most rows of each request came from, (n,); -1 for one that got no rows."""
+        """The origin that most rows of each request came from, (n,); -1 for one that got no rows.
+
+        Of two with as many rows, as where one of two views has lost its source, it is the worse one.
+        """
         if not len(self):
             return np.zeros(0, np.int64)
-        return np.where(self.origins.any(axis=1), self.origins.argmax(axis=1), -1)
+        worst_first = -np.arange(self.origins.shape[1])  # NONE, which is 0, DEFAULT, ... PRIMARY
+        most = -self.origins[:, worst_first].argmax(axis=1) % len(worst_first)
+        return np.where(self.origins.any(axis=1), most, -1)
 
     def where(self, mask: Mask) -> Requests:
         return Requests(*(getattr(self, name)[mask] for name in self.__slots__))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from featurechaos.bench import words
 from featurechaos.bench.cold import Cold
 from featurechaos.bench.figures import Figures
+from featurechaos.model import Origin
 from tests.bench.stories import Story
 
 
@@ -32,6 +35,19 @@ def test_each_phase_has_its_quantiles_and_its_origins() -> None:
         "SNAPSHOT": 14_850,
         "DEFAULT": 150,
     }
+
+
+def test_a_request_is_called_after_the_worse_of_two_origins_with_as_many_rows() -> None:
+    """Two views, and one of them has lost its source: no dot of the picture may look as if all were well."""
+    requests = figures(Story()).ledger.whole.requests
+    counts = np.zeros((5, len(Origin)), np.int64)
+    for row, (some, others) in enumerate(((1, 3), (1, 1), (3, 4), (1, 0), (5, 5))):
+        counts[row, some] += 10
+        counts[row, others] += 10
+
+    told = replace(requests.where(np.arange(len(requests)) < 5), origins=counts).main_origin
+
+    assert told.tolist() == [Origin.SNAPSHOT, Origin.PRIMARY, Origin.LAST_KNOWN, Origin.NONE, Origin.DEFAULT]
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:
