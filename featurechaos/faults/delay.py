@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, inf, log
+from numbers import Real
 from random import Random
 
 from featurechaos.clock import Clock
@@ -29,8 +30,8 @@ class Delay:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.delay_s < inf and 0 <= self.spread < inf):
-            msg = f"Delay wants delay_s and spread of 0 or more, got {self.delay_s} and {self.spread}"
+        if not all(isinstance(each, Real) and 0 <= each < inf for each in (self.delay_s, self.spread)):
+            msg = f"Delay wants delay_s and spread of 0 or more, got {self.delay_s!r} and {self.spread!r}"
             raise ValueError(msg)
 
     @property

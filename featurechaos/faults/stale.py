@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 
 import numpy as np
 
@@ -28,8 +29,8 @@ class Stale:
     visible: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.age_s < inf:
-            msg = f"Stale wants age_s above 0, and an end, got {self.age_s}"
+        if not (isinstance(self.age_s, Real) and 0 < self.age_s < inf):
+            msg = f"Stale wants age_s above 0, and an end, got {self.age_s!r}"
             raise ValueError(msg)
 
     @property

@@ -76,12 +76,14 @@ def test_a_wrong_injection_is_refused_in_one_sentence(
         lambda: Delay("primary", -1.0),
         lambda: Delay("primary", 1.0, spread=-1.0),
         lambda: Delay("primary", float("nan")),
+        lambda: Delay("primary", "abc"),  # type: ignore[arg-type]
+        lambda: Stale("v", "1d"),  # type: ignore[arg-type]
         lambda: Stale("v", 0),
         lambda: Stale("v", -1.0),
         lambda: Stale("v", float("nan")),
         lambda: Outage("primary", mode="explode"),  # type: ignore[arg-type]
     ],
-    ids=["delay", "spread", "delay nan", "age 0", "age", "age nan", "mode"],
+    ids=["delay", "spread", "delay nan", "delay text", "age text", "age 0", "age", "age nan", "mode"],
 )
 def test_an_impossible_fault_cannot_be_made(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match="wants"):
