@@ -153,6 +153,7 @@ class BaseClient(Locked):
 
         No source is asked for it. `featurechaos status` shows it from outside.
         """
+        self._refuse_closed()
         return self._status().told()
 
     def _status(self) -> Status:
@@ -199,6 +200,7 @@ class BaseClient(Locked):
         Returns: `views`: those that no online source is left for.
         Raises: RequestError for a source, an order or a reason that is none.
         """
+        self._refuse_closed()
         if order not in TOLD or not reason.strip():
             msg = f"steer wants drain, hold or auto and a reason, got {order!r} and {reason!r}"
             raise RequestError(msg)
@@ -322,9 +324,12 @@ class BaseClient(Locked):
             self._keepsakes.close()
         self.observer.close()
 
-    def _check_open(self) -> None:
+    def _refuse_closed(self) -> None:
         if self._is_closed:
             raise RequestError("this client is closed")
+
+    def _check_open(self) -> None:
+        self._refuse_closed()
         if not self._is_started:
             self._start()
 

@@ -653,7 +653,7 @@ def _overridden(rules: Sequence[Rules], max_age_s: float | None, on_exhausted: s
 
 def _seconds(name: str, value: Any) -> float:
     """A number of seconds as a caller gave it; RequestError for what is none."""
-    if isinstance(value, Real) and value == value:  # noqa: PLR0124 - NaN
+    if isinstance(value, Real) and not isinstance(value, bool) and value == value:  # noqa: PLR0124 - NaN
         with suppress(OverflowError):
             return float(value)
     msg = f"{name} wants a number of seconds, got {value!r}"

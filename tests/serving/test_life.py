@@ -33,6 +33,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "ready": lambda client: client.ready(),
     "reference": lambda client: client.reference(None),
     "reload": lambda client: client.reload(CONFIG),
+    "status": lambda client: client.status(),
+    "steer": lambda client: client.steer("primary", "drain", reason="a test"),
 }
 
 

@@ -93,6 +93,8 @@ WRONG: list[tuple[Any, Any, dict[str, Any], str]] = [
     (["v:f"], ONE, {"max_age_s": -1}, "max_age_s wants seconds of 0 or more, got -1"),
     (["v:f"], ONE, {"deadline_s": 10**400}, f"deadline_s wants a number of seconds, got {10**400}"),
     (["v:f"], ONE, {"max_age_s": "1h"}, "max_age_s wants a number of seconds, got '1h'"),
+    (["v:f"], ONE, {"max_age_s": True}, "max_age_s wants a number of seconds, got True"),
+    (["v:f"], ONE, {"deadline_s": False}, "deadline_s wants a number of seconds, got False"),
     (["v:f"], ONE, {"max_age_s": float("nan")}, "max_age_s wants a number of seconds, got nan"),
     (["v:f"], ONE, {"on_exhausted": "explode"}, "on_exhausted wants 'default' or 'raise', got 'explode'"),
 ]
