@@ -283,7 +283,11 @@ def _without(told: dict[str, Any]) -> Iterator[str]:
         first = told["views"][view]["order"][0]
         yield f"{view}, if {first} went away now: {'; '.join(map(_tier, tiers))}"
     for model, prices in ((told.get("shadow") or {}).get("models") or {}).items():
-        flips = [f"{_percent(one['flip_rate'])} on {name}" for name, one in prices.items() if one["pairs"]]
+        flips = [
+            f"{_percent(one['flip_rate'])} on {name.replace('_', ' ') if name == 'last_known' else name}"
+            for name, one in prices.items()
+            if one["pairs"]
+        ]
         if flips:
             yield f"decisions of model {model} that would be others: {', '.join(flips)}"
 

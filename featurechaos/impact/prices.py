@@ -87,6 +87,9 @@ class Prices:
         with self._lock:
             scored = self._waiting.pop(request_id, None)
         if scored is not None:
+            with self._lock:
+                for one in priced:  # First: told in the order in which they are tried.
+                    self._tiers.setdefault(one.tier.name, Price())
             for one in priced:
                 self._count(scored, one)
 
@@ -113,7 +116,7 @@ class Prices:
             price = Price(failed=int(covered.sum()))
             _log.debug("tier %r could not be scored: %s", name, error)
         with self._lock:
-            sums = self._tiers.setdefault(name, Price())
+            sums = self._tiers[name]
             sums.pairs += price.pairs
             sums.flips += price.flips
             sums.failed += price.failed

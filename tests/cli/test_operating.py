@@ -152,9 +152,10 @@ def test_status_says_what_it_would_be_like_without_the_first_source(
         when = [dt.datetime.fromtimestamp(client.clock.wall() - 1, dt.UTC)] * 3
         client.write_to_online_store("plane", {"tailnum": ["x", "y", "z"], "seats": [1, 2, 3], "event_timestamp": when})
         client.store("second").rows |= dict(list(client.store("primary").rows.items())[:2])  # type: ignore[attr-defined]
-        compared = threading.Event()
+        compared, tiers = threading.Event(), ["second", "last_known"]
         client.on_shadow(
-            lambda *_: compared.set(), lambda: {"delays": {"second": {"pairs": 1000, "flip_rate": 0.0004}}}
+            lambda *_: compared.set(),
+            lambda: {"delays": {name: {"pairs": 1000, "flip_rate": 0.0004} for name in tiers}},
         )
         client.get_online_features(["plane:seats"], {"tailnum": ["x", "y", "z"]})
         assert compared.wait(10)
@@ -165,7 +166,7 @@ def test_status_says_what_it_would_be_like_without_the_first_source(
         "plane, if primary went away now: second answers 66.7 % of rows, 0 % of them other values, 0 s behind"
         in ran.out
     )
-    assert "decisions of model delays that would be others: under 0.1 % on second" in ran.out
+    assert "decisions of model delays that would be others: under 0.1 % on second, under 0.1 % on last known" in ran.out
 
 
 def test_drain_hold_and_auto(service: FeatureClient, run: Run) -> None:

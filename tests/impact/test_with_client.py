@@ -164,6 +164,25 @@ def test_each_tier_behind_the_source_is_priced_before_it_is_needed() -> None:
     assert told == {"default": prices}
 
 
+def test_tiers_are_told_in_the_order_in_which_they_are_tried() -> None:
+    """Also one that had nothing of the first requests: last-known rows are not there yet."""
+    sources = CONFIG["sources"] | {"second": {"type": "memory"}}  # type: ignore[operator]
+    policy = CONFIG["policy"] | {"shadow": {"share": 1.0}, "last_known": {}}  # type: ignore[operator]
+    with FeatureClient.from_config(CONFIG | {"sources": sources, "policy": policy}, clock=ManualClock()) as client:
+        then = np.full(ROWS, int((client.clock.wall() - 60) * 1e6)).astype("M8[us]")
+        kept = {"tail": np.arange(ROWS), "risk": RISK, "event_timestamp": then}
+        client.store("primary").write(client._batch("plane", kept), client.clock.monotonic() + 5)
+        with ImpactMonitor(client, predict=risk, threshold=0.5, sample_share=0.0) as monitor:
+            for _ in range(2):
+                monitor.predict(client.get_online_features(["plane:risk"], batches()[0]))
+                client._compare()
+
+            prices = monitor.tiers()
+
+    assert {name: one["pairs"] for name, one in prices.items()} == {"second": 0, "last_known": 20, "default": 40}
+    assert list(prices) == ["second", "last_known", "default"]
+
+
 def test_a_model_that_fails_on_a_tier_is_counted_and_the_others_are_not_hurt() -> None:
     def predict(response: Any) -> NDArray[np.float32]:
         scores = risk(response)
