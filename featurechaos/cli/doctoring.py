@@ -130,7 +130,8 @@ def _stored(settings: Settings, client: FeatureClient, source: Source) -> Iterat
     """What is stored of each view, how sound and how old it is; and how long a read of it takes."""
     asks = []
     for view in settings.views.values():
-        if view.name == view.base and source.name in settings.policies[view.name].online:
+        is_asked = source.name in settings.policies[view.name].online
+        if view.name == view.base and (is_asked or source.name == settings.impact.reference_source):
             try:
                 sample = _sample(client, source.name, view)
             except FeatureError as error:
@@ -285,7 +286,6 @@ def _clock(client: FeatureClient, name: str) -> Iterator[Finding]:
 def _images(settings: Settings, client: FeatureClient, name: str) -> Iterator[Finding]:
     """Whether there is an image of each view, and how old it is beside what the view allows."""
     store = client.snapshot_store(name)
-    online = next((source.name for source in settings.sources.values() if source.is_online), "SOURCE")
     for view in settings.views.values():
         if view.name != view.base or name not in settings.policies[view.name].local:
             continue
@@ -301,6 +301,7 @@ def _images(settings: Settings, client: FeatureClient, name: str) -> Iterator[Fi
             )
             continue
         if not images:
+            online = next(iter(settings.policies[view.name].online), "SOURCE")
             do = f"featurechaos snapshot publish {view.name} --from {online}"
             yield Finding("warn", "snapshot", about, "there is no image: nothing serves when the rest is down", do)
             continue

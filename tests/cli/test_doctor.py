@@ -108,6 +108,25 @@ def test_old_rows_are_found(doctor: Doctor, age_s: float, level: str, says: str)
 
 
 @pytest.mark.live
+def test_a_witness_that_nobody_fills_is_found(
+    doctor: Doctor, emptied: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no order, and still what pairs are made of."""
+    of_witness = "policy: {{order: [primary], deadline_s"
+    filled = CONFIG.replace("policy: {{deadline_s", of_witness) + "impact: {{reference_source: witness}}\n"
+    monkeypatch.setitem(globals(), "CONFIG", filled)
+    elsewhere = emptied.url.removesuffix("/0") + "/1"
+
+    told = doctor(standby=f'witness: {{type: redis, url: "{elsewhere}", timeout_s: 1.0}}', rows_age_s=5)
+
+    rows = [(one["about"], one["level"], one["says"]) for one in told["exit"]["all"] if one["check"] == "rows"]
+    assert rows == [
+        ("primary, view 'user'", "ok", "100 sampled rows are sound"),
+        ("witness, view 'user'", "warn", "no row is stored"),
+    ]
+
+
+@pytest.mark.live
 def test_damaged_rows_are_found(doctor: Doctor, emptied: ValkeyServer) -> None:
     doctor(rows_age_s=5)
     with Redis.from_url(emptied.url) as connection:
@@ -230,6 +249,9 @@ def test_switches_are_told(folder: Path, run: Run, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.live
 def test_snapshots_are_looked_for(doctor: Doctor, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = CONFIG.replace("sources:\n", "sources:\n  other: {{type: memory}}\n")
+    ordered = beside.replace("policy: {{deadline_s", "policy: {{order: [primary, standby], deadline_s")
+    monkeypatch.setitem(globals(), "CONFIG", ordered)
     with S3Server(buckets=("clinic",)) as s3:
         for name, value in s3.credentials().items():
             monkeypatch.setenv(name, value)
@@ -244,7 +266,7 @@ def test_snapshots_are_looked_for(doctor: Doctor, folder: Path, monkeypatch: pyt
         old = doctor(standby=standby)["snapshot"]
 
     assert none["level"] == "warn"
-    assert none["do"] == "featurechaos snapshot publish user --from primary"
+    assert none["do"] == "featurechaos snapshot publish user --from primary", "not the first of the file"
     assert old["level"] == "warn"
     assert "the newest image has 1 rows and is 2 h old: its rows will be EXPIRED" in old["says"]
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps([none, old])
