@@ -108,10 +108,10 @@ class ImpactMonitor:
         _MONITORS.add(self)
         if hasattr(client, "count_pairs"):
             client.count_pairs(_told_while_alive(self))
-        shadow = getattr(getattr(client.settings, "policy", None), "shadow", None)
-        self._shadow_share = 0.0 if shadow is None else float(shadow.share)
-        if self._shadow_share and hasattr(client, "on_shadow"):
-            client.on_shadow(*_priced_while_alive(self))
+        self._hears_tiers = False
+        if hasattr(client, "on_shadow"):
+            self._hears_tiers = True
+            client.on_shadow(*_priced_while_alive(self))  # Without a shadow too: a reload may bring one.
 
     def _begin(self, *, is_closed: bool) -> None:
         """Start counting from nothing; again in a forked child, which has none of the parent's threads."""
@@ -179,7 +179,7 @@ class ImpactMonitor:
 
     def _take(self, response: ResponseLike, scores: Scores, inputs: Inputs) -> None:
         rows = len(scores)
-        if self._shadow_share and is_sampled(response.request_id, self._shadow_share):
+        if self._hears_tiers and is_sampled(response.request_id, _shadow_share(self._client.settings)):
             self._prices.expect(response, scores.copy(), _kept(inputs))
         if not is_sampled(response.request_id, self._sample_share):
             self._ledger.count(predictions=rows)
@@ -255,6 +255,12 @@ class ImpactMonitor:
 
 def _share_of(spec: Any) -> float:
     return 0.0 if spec is None else float(spec.sample_share)
+
+
+def _shadow_share(settings: Any) -> float:
+    """The share under the policy in force: by it requests are drawn by their ids, here as by the client."""
+    shadow = getattr(getattr(settings, "policy", None), "shadow", None)
+    return 0.0 if shadow is None else float(shadow.share)
 
 
 def _kept(inputs: Inputs) -> Inputs:

@@ -183,6 +183,30 @@ def test_tiers_are_told_in_the_order_in_which_they_are_tried() -> None:
     assert list(prices) == ["second", "last_known", "default"]
 
 
+def test_a_monitor_prices_tiers_by_the_policy_in_force() -> None:
+    def under(**shadow: Any) -> dict[str, Any]:
+        policy = CONFIG["policy"] | {"shadow": shadow or None}  # type: ignore[operator]
+        return CONFIG | {"policy": policy}
+
+    def pairs() -> int:
+        monitor.predict(client.get_online_features(["plane:risk"], batches()[0]))
+        client._compare()
+        return int(monitor.tiers().get("default", {"pairs": 0})["pairs"])
+
+    with FeatureClient.from_config(under(), clock=ManualClock()) as client:
+        then = np.full(ROWS, int((client.clock.wall() - 60) * 1e6)).astype("M8[us]")
+        kept = {"tail": np.arange(ROWS), "risk": RISK, "event_timestamp": then}
+        client.store("primary").write(client._batch("plane", kept), client.clock.monotonic() + 5)
+        with ImpactMonitor(client, predict=risk, threshold=0.5, sample_share=0.0) as monitor:
+            told = [pairs()]
+            for policy in (under(share=1.0), under(share=0.0), under(share=1.0), under()):
+                client.reload(policy)
+                told.append(pairs())
+
+            assert told == [0, 20, 20, 40, 40]
+            assert not monitor._prices._waiting, "nothing waits for tiers that nobody reads"
+
+
 def test_a_model_that_fails_on_a_tier_is_counted_and_the_others_are_not_hurt() -> None:
     def predict(response: Any) -> NDArray[np.float32]:
         scores = risk(response)
