@@ -201,7 +201,7 @@ class BaseClient(Locked):
         Raises: RequestError for a source, an order or a reason that is none.
         """
         self._refuse_closed()
-        if order not in TOLD or not reason.strip():
+        if not (isinstance(order, str) and order in TOLD and isinstance(reason, str) and reason.strip()):
             msg = f"steer wants drain, hold or auto and a reason, got {order!r} and {reason!r}"
             raise RequestError(msg)
         steer = self._serving.steer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from math import inf
+from numbers import Integral
 from types import TracebackType
 from typing import Self
 
@@ -144,7 +145,7 @@ class Board(Locked):
             ChaosRefused: this installation is not armed, a fault names a source or view that does not exist, or
                 the exposure would pass `max_share`.
         """
-        self._check(faults, share=share, lease_s=lease_s, reason=reason)
+        self._check(faults, share=share, lease_s=lease_s, seed=seed, reason=reason)
         for fault in faults:
             if isinstance(fault, Stale):
                 self._ready(fault)
@@ -188,7 +189,7 @@ class Board(Locked):
         except StoreError as error:
             log.warning("%s: its old rows cannot be had: %s", fault.name, error)
 
-    def _check(self, faults: Sequence[Fault], *, share: float, lease_s: float, reason: str) -> None:
+    def _check(self, faults: Sequence[Fault], *, share: float, lease_s: float, seed: int, reason: str) -> None:
         if refusal := self._refusal():
             raise ChaosRefused(refusal)
         if not faults:
@@ -197,6 +198,8 @@ class Board(Locked):
             raise ChaosRefused(f"inject: share wants a number within 0..1, got {share!r}")
         if not (isinstance(lease_s, int | float) and 0 < lease_s < inf):
             raise ChaosRefused(f"inject: lease_s wants seconds above 0, and an end, got {lease_s!r}")
+        if not isinstance(seed, Integral):
+            raise ChaosRefused(f"inject: seed wants a whole number, got {seed!r}")
         if not (isinstance(reason, str) and reason.strip()):
             raise ChaosRefused(f"inject: reason wants a few words on why, got {reason!r}")
         for fault in faults:

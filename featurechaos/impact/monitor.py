@@ -97,8 +97,11 @@ class ImpactMonitor:
             spec = client.settings.impact
             sample_share = _share_of(spec) if sample_share is None else sample_share
             flip_budget = getattr(spec, "flip_budget", None) if flip_budget is None else flip_budget
-        if not 0 <= sample_share <= 1:
-            msg = f"sample_share is within 0..1, got {sample_share}"
+        if not (isinstance(sample_share, int | float) and 0 <= sample_share <= 1):
+            msg = f"sample_share is within 0..1, got {sample_share!r}"
+            raise RequestError(msg)
+        if not isinstance(model, str) or not isinstance(kind, Kind):
+            msg = f"a monitor wants the model's name and a Kind of scores, got {model!r} and {kind!r}"
             raise RequestError(msg)
         self._client, self._score, self._decide = client, scorer(predict), decider(threshold)
         self._sample_share, self._flip_budget = sample_share, flip_budget

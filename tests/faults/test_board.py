@@ -52,6 +52,7 @@ def test_without_the_environment_nothing_may_be_injected(build: Callable[..., Ho
         ((OUTAGE,), {"lease_s": float("nan")}, "inject: lease_s wants seconds above 0, and an end, got nan"),
         ((OUTAGE,), {"lease_s": float("inf")}, "inject: lease_s wants seconds above 0, and an end, got inf"),
         ((OUTAGE,), {"lease_s": None}, "inject: lease_s wants seconds above 0, and an end, got None"),
+        ((OUTAGE,), {"seed": None}, "inject: seed wants a whole number, got None"),
         ((OUTAGE,), {"reason": "  "}, "inject: reason wants a few words on why, got '  '"),
         ((OUTAGE,), {"reason": None}, "inject: reason wants a few words on why, got None"),
         (

@@ -400,10 +400,17 @@ def test_a_threshold_that_cannot_decide_is_counted_as_failed_and_says_why(
     assert message in caplog.text
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_that_is_none_is_refused(make: Make, share: float) -> None:
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "0.5"])
+def test_a_share_that_is_none_is_refused(make: Make, share: Any) -> None:
     with pytest.raises(RequestError, match=r"sample_share is within 0\.\.1"):
         make(sample_share=share)
+
+
+@pytest.mark.parametrize("options", [{"model": 5}, {"kind": "probability"}])
+def test_a_name_or_a_kind_that_is_none_is_refused_at_once(make: Make, options: dict[str, Any]) -> None:
+    """Not when the report is printed."""
+    with pytest.raises(RequestError, match="a monitor wants the model's name and a Kind of scores, got"):
+        make(**options)
 
 
 def test_a_model_that_is_none_is_refused(make: Make) -> None:

@@ -69,9 +69,16 @@ def test_a_held_source_is_asked_however_often_it_fails(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "order", "reason"), [("standby", "drain", "x"), ("primary", "stop", "x"), ("primary", "drain", " ")]
+    ("source", "order", "reason"),
+    [
+        ("standby", "drain", "x"),
+        ("primary", "stop", "x"),
+        ("primary", ["drain"], "x"),
+        ("primary", "drain", " "),
+        ("primary", "drain", 4711),
+    ],
 )
-def test_what_is_no_order_is_refused(house: House, source: str, order: Any, reason: str) -> None:
+def test_what_is_no_order_is_refused(house: House, source: str, order: Any, reason: Any) -> None:
     with pytest.raises(RequestError, match=r"source wants one of primary, second|steer wants drain, hold or auto"):
         house.client.steer(source, order, reason=reason)
 
