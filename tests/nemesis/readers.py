@@ -28,7 +28,7 @@ import numpy as np
 
 from featurechaos import AsyncFeatureClient, FeatureClient
 from featurechaos.errors import Exhausted, RequestError
-from tests.live.watchdog import command, hasten
+from tests.live.watchdog import command, go_ahead, hasten
 from tests.nemesis.clocks import JumpingClock, now
 from tests.nemesis.history import (
     ACTOR_BITS,
@@ -207,6 +207,7 @@ def left(before: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampled(diary: Diary, tasks: Callable[[], int]) -> None:
+    go_ahead()
     held = open_now()
     diary.note("sample", at=now(), files=len(held["files"]), threads=len(held["threads"]), tasks=tasks())
 
@@ -220,6 +221,7 @@ def forked(client: FeatureClient, job: dict[str, Any], number: int, clock: Jumpi
     try:
         # A lock inherited held would keep it for ever: then this says where, and ends it.
         faulthandler.dump_traceback_later(_CHILD_MOST_S, exit=True)
+        go_ahead()
         diary = Diary(Path(job["folder"]), f"fork{number}", job["generation"])
         diary.note("opened", generation=job["generation"], hedges=job["hedges"], at=now(), child=True)
         asker, rng = Asker(job["actor"] + 10 + number, job["generation"], clock), Random(f"{job['seed']}/fork{number}")
@@ -249,6 +251,7 @@ def by_threads(job: dict[str, Any], clock: JumpingClock) -> None:
     while not client.ready(full=True, freeze=True):
         stop.wait(0.05)
     workers = started(client, asker, diary, job, stop)
+    go_ahead()
     said("ready")
     forks = 0
     for line in sys.stdin:
@@ -317,6 +320,7 @@ async def _tasks(job: dict[str, Any], clock: JumpingClock, diary: Diary) -> list
 
     workers = [asyncio.create_task(work(Random(f"{job['seed']}/{at}"))) for at in range(TASKS)]
     workers.append(asyncio.create_task(sample()))
+    go_ahead()
     said("ready")
     while line := await asyncio.to_thread(sys.stdin.readline):
         cancel[0] = json.loads(line).get("cancel", cancel[0])
@@ -346,7 +350,7 @@ def watched(job: dict[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for core in sorted(os.sched_getaffinity(0)):
             out = stack.enter_context((Path(job["folder"]) / f"{job['kind']}.{core}.stalls").open("w"))
-            process = stack.enter_context(subprocess.Popen(command(core, STALL_S), stdout=out))
+            process = stack.enter_context(subprocess.Popen(command(core, STALL_S, ahead=True), stdout=out))
             stack.callback(process.kill)
         yield
 
