@@ -40,10 +40,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Kill a real feature store under a model and see what it cost (ARGS="--seed 8")
 	@$(BIN)/featurechaos demo $(ARGS)
 
-test: $(READY) ## Run the tests, those with real servers included (ARGS="-k breaker")
+test: $(READY) ## Run the tests, those with real servers and a minute of every fault included (ARGS="-k breaker")
 	@$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-long: $(READY) ## Run the tests that take minutes: clusters, sentinels, every fault at once, every bench
+long: $(READY) ## Run the tests that take minutes: clusters, sentinels, every bench
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 live: $(READY) ## Run only the tests with real servers

@@ -122,3 +122,4 @@ def numbers(history: History, occurred: Mapping[str, int]) -> Iterator[str]:
         yield f"wire to {source}: {len(mine)} reads, {sum(mine) - len(mine)} sent again"
     stalls = sum(len(spans) for cores in history.stalls.values() for spans in cores.values())
     yield f"written: {len(history.writes)} rows of {len(KINDS) - 1} views; {stalls} stalls of the machine seen"
+    yield f"cores: somebody waited for one in {history.queued_share:.0%} of the time"

@@ -216,6 +216,8 @@ class History:
     """How each process ended and what was open afterwards, as the conductor saw it."""
     unplayed: tuple[str, ...] = ()
     """Strikes that could not be played, and why."""
+    queued_share: float = 0.0
+    """The share of the run in which somebody was ready to run and had no core, by the kernel's count."""
 
     @classmethod
     def read(cls, folder: Path) -> History:
@@ -231,6 +233,7 @@ class History:
             stalls=_stalls(folder),
             ends=tuple(run["ends"]),
             unplayed=tuple(run["unplayed"]),
+            queued_share=run.get("queued_share", 0.0),
         )
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
 
+from tests.live.watchdog import queued_s
 from tests.nemesis.checker import Judged, judge
 from tests.nemesis.clocks import JumpingClock, now
 from tests.nemesis.conductor import Conductor, Helper
@@ -53,13 +54,15 @@ def run(folder: Path, *, seconds: float, seed: int, plants: Sequence[str] = ()) 
             started("readers", name, actor=1 + actor, generation=generation, hedges=hedges, config=config)
         for name in ("threads", "tasks"):
             helpers[name].wait_until_ready()
-        begun = now()
+        begun, queued = now(), queued_s()
         conductor = Conductor(world, clock, helpers, lambda struck: _say(f"{now() - begun:7.1f} s  {told(struck)}"))
         conductor.play(schedule(seconds, seed), seconds)
+        share = (queued_s() - queued) / (now() - begun)
         ends = [helpers[name].stop() for name in ("threads", "tasks", "writers")]
         ends += [{"name": f"proxy of {name}", "open": proxy.counts()["open"]} for name, proxy in world.proxies.items()]
         strikes = [asdict(struck) for struck in conductor.struck]
-        saved(folder, seed=seed, seconds=seconds, strikes=strikes, ends=ends, unplayed=conductor.unplayed)
+        unplayed = conductor.unplayed
+        saved(folder, seed=seed, seconds=seconds, strikes=strikes, ends=ends, unplayed=unplayed, queued_share=share)
 
 
 def told(struck: Struck) -> str:

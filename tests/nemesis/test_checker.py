@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.nemesis.history import CANCELLED, EXHAUSTED, FAILED, IMAGE, RAISING, 
 from tests.nemesis.schedule import FAULTS, RECOVER_S
 from tests.nemesis.soak import VIOLATED, report
 from tests.nemesis.stored import MARKER, MORTAL, QUICK, SCORE, STRICT, default_digest, null_digest
+from tests.nemesis.times import is_noisy
 
 KEY = 1
 AWAY = {"origin": Origin.NONE, "status": Status.UNAVAILABLE, "cause": Cause.TIMEOUT, "degraded": True}
@@ -101,6 +103,21 @@ def test_a_stall_shorter_than_the_delay_excuses_nothing() -> None:
     story.stalls = {0: [(2000.05, 2000.06)]}
 
     assert broken(story.history()) == ["a"]
+
+
+def test_a_run_is_noisy_where_the_machine_stood_still_or_had_more_to_do_than_cores() -> None:
+    story = Story()
+    story.asked(1.0, [])
+    quiet = story.history()
+    story.stalls = {0: [(2.0, 3.0)]}
+    still = story.history()
+    story.stalls = {0: [(2.0, 3.0), (5.0, 5.5)]}
+
+    assert not is_noisy(quiet)
+    assert not is_noisy(still)  # 1 s of 60
+    assert is_noisy(story.history())
+    assert not is_noisy(replace(quiet, queued_share=0.5))
+    assert is_noisy(replace(quiet, queued_share=0.6))
 
 
 def test_no_more_than_one_in_a_thousand_is_excused() -> None:

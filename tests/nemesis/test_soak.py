@@ -10,48 +10,54 @@ from pathlib import Path
 import pytest
 
 from tests.nemesis.checker import Judged, judge
+from tests.nemesis.clocks import now
 from tests.nemesis.history import History
 from tests.nemesis.soak import HELD, NOT_COVERED, VIOLATED
-from tests.nemesis.times import NOISY_SHARE, still_share
+from tests.nemesis.times import is_noisy
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 SEED, SECONDS = 7, 60
-ATTEMPTS = 2
+ATTEMPTS = 3
 PLANT_SEED, PLANT_SECONDS = 22, 15
-_MOST_S = 140
+_MOST_S = 280
+"""Of all attempts together: pytest ends a test that takes 300."""
 _OF_TIME = {"a", "g"}
 """Promises that a machine which stands still keeps nobody from breaking."""
 
 
-def soaked(folder: Path, *arguments: str) -> tuple[int, str, str, History]:
+def soaked(folder: Path, *arguments: str, most_s: float = _MOST_S) -> tuple[int, str, str, History]:
     """A run of the command: its exit code, its last line, all it said, and what it left behind."""
     command = [sys.executable, "-m", "tests.nemesis.soak", "--keep", str(folder), *arguments]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=_MOST_S, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=most_s, check=False)
     assert done.stdout, done.stderr
     return done.returncode, done.stdout.splitlines()[-1], done.stderr, History.read(folder)
 
 
 def test_no_promise_is_broken(tmp_path: Path, tell: Callable[[str], None]) -> None:
-    late: list[dict[str, list[str]]] = []
-    for attempt in range(ATTEMPTS):
-        code, line, said, history = soaked(tmp_path / f"{attempt}", "--seconds", f"{SECONDS}", "--seed", f"{SEED}")
+    asked = ("--seconds", f"{SECONDS}", "--seed", f"{SEED}")
+    complaints: list[str] = []
+    noisy, began, took_s = list[bool](), now(), 0.0
+    while len(noisy) < ATTEMPTS and (left_s := began + _MOST_S - now()) > 1.25 * took_s:
+        code, line, said, history = soaked(tmp_path / f"{len(noisy)}", *asked, most_s=left_s)
         tell(line)
         judged = judge(history)
 
         # The command judges as we do, and says so.
         assert line == judged.line
         assert code == (VIOLATED if judged.violations else NOT_COVERED if judged.uncovered else HELD)
-        # These hold on any machine; what was not in time counts only where the machine let it be.
-        assert judged.uncovered == [], said
+        # These hold on any machine, each time; what was not in time, or not seen, may be the machine's doing.
         assert set(judged.violations) <= _OF_TIME, said
-        if not judged.violations:
+        if code == HELD:
             return
-        if still_share(history) > NOISY_SHARE:
-            pytest.xfail(f"the machine stood still too much to tell: {line}")
-        late.append(judged.violations)
-    pytest.fail(f"not in time, on a machine that did not stand still: {late}")
+        noisy.append(is_noisy(history))
+        took_s = (now() - began) / len(noisy)
+        complaints += [*(text for kind in _OF_TIME for text in judged.violations.get(kind, ())), *judged.uncovered]
+        tell(f"{complaints[-1]}; cores were wanted in {history.queued_share:.0%} of the time")
+    if any(noisy):
+        pytest.xfail(f"the machine stood still, or was too busy to tell, in {sum(noisy)} of {len(noisy)} runs")
+    pytest.fail("\n".join(complaints))
 
 
 PLANTED: dict[str, tuple[str, str]] = {
@@ -68,10 +74,18 @@ PLANTED: dict[str, tuple[str, str]] = {
 def test_planted_bugs_are_found(plants: tuple[str, ...], tmp_path: Path) -> None:
     planted = [f"--plant={plant}" for plant in plants]
 
-    code, _, said, history = soaked(tmp_path, "--seconds", f"{PLANT_SECONDS}", "--seed", f"{PLANT_SEED}", *planted)
+    hidden, said = list(plants), ""
+    for attempt in range(ATTEMPTS):  # a machine that is too busy may end a run before all of them have shown
+        folder = tmp_path / f"{attempt}"
+        code, _, said, history = soaked(folder, "--seconds", f"{PLANT_SECONDS}", "--seed", f"{PLANT_SEED}", *planted)
 
-    assert code == VIOLATED, said
-    judged: Judged = judge(history)
-    for plant in plants:
-        letter, words = PLANTED[plant]
-        assert any(words in text for text in judged.violations.get(letter, ())), (plant, said)
+        assert code == VIOLATED, said
+        hidden = [plant for plant in plants if not shows(judge(history), *PLANTED[plant])]
+        if not hidden:
+            return
+    pytest.fail(f"not found: {hidden}\n{said}")
+
+
+def shows(judged: Judged, letter: str, words: str) -> bool:
+    """Whether a promise was found broken in that way."""
+    return any(words in text for text in judged.violations.get(letter, ()))

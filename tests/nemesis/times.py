@@ -19,6 +19,8 @@ GRACE_S = 0.010
 MOST_EXCUSED = 0.001
 NOISY_SHARE = 0.02
 """Of a recovery on a machine that stands still for more of it, half is enough."""
+BUSY_SHARE = 0.5
+"""On a machine where somebody waits for a core for more of a run, what was not in time says little of us."""
 LEAST_SHARE, LEAST_ROWS, LEAST_LOOK_S = 0.9, 15, 0.3
 
 
@@ -110,3 +112,8 @@ def still_share(history: History) -> float:
             began = float(told.requests["began"].min())
             shares.append(watching(history, told).still_share(began, began + history.seconds))
     return max(shares)
+
+
+def is_noisy(history: History) -> bool:
+    """Whether the machine stood still, or had more to do than cores, for too much of a run to judge times by it."""
+    return still_share(history) > NOISY_SHARE or history.queued_share > BUSY_SHARE
