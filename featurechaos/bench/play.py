@@ -29,7 +29,7 @@ from featurechaos.drills.script import Load, Recovery, Script, SteadyState, Step
 from featurechaos.drills.stage import Asked as Request
 from featurechaos.drills.stage import Stage
 from featurechaos.drills.strike import strike
-from featurechaos.errors import Exhausted
+from featurechaos.errors import Exhausted, FeatureError
 from featurechaos.response import Response
 from featurechaos.version import VERSION
 
@@ -114,7 +114,7 @@ def play(setup: Setup, journal: Path, *, say: Say = lambda line: None) -> Record
         history = read_history(journal)
         seen = stalls.since(began)
         is_whole = any(one.kind == "end" and getattr(one, "reason", "") == "done" for one in history.records)
-        if cold and setup.breaks and is_whole and _can_break_again(setup.breaks):
+        if cold and setup.breaks and is_whole and can_break_again(setup.breaks, stage.client):
             say(f"cold: starting a process while {' and '.join(one.name for one in setup.breaks)}")
             cold["during"] = _cold_while_broken(setup, stage)
         return Record(
@@ -191,9 +191,20 @@ def _script(setup: Setup) -> Script:
     )
 
 
-def _can_break_again(breaks: Sequence[Break]) -> bool:
-    """A killed server is dead already, or is back, and is not killed twice."""
-    return all(one.comes_back or (one.process is not None and not one.process.is_there) for one in breaks)
+def can_break_again(breaks: Sequence[Break], client: FeatureClient) -> bool:
+    """A killed server is not killed twice: it is dead still, or is back, under another pid, and is not measured."""
+    return all(
+        one.comes_back or (one.process is not None and not one.process.is_there and not _answers(one, client))
+        for one in breaks
+    )
+
+
+def _answers(one: Break, client: FeatureClient) -> bool:
+    try:
+        client.store(one.spec.target).layouts(client.settings.project, [0], client.clock.monotonic() + 1.0)
+    except FeatureError:
+        return False
+    return True
 
 
 def _cold(setup: Setup, breaks: Sequence[Break] = ()) -> Cold:

@@ -15,12 +15,12 @@ from featurechaos import FeatureClient
 from featurechaos.bench.breaks import breaks_of
 from featurechaos.bench.cold import started_cold, with_empty_cache
 from featurechaos.bench.figures import Figures
-from featurechaos.bench.play import Setup, WholeReads, play
+from featurechaos.bench.play import Setup, WholeReads, can_break_again, play
 from featurechaos.bench.pool import Pool
 from featurechaos.bench.verdict import judge
 from featurechaos.config import Settings, load
 from featurechaos.drills.history import Start
-from featurechaos.errors import FeatureError
+from featurechaos.errors import FeatureError, StoreUnavailable
 from tests.bench.test_given import state
 
 CONFIG: dict[str, Any] = {
@@ -113,6 +113,24 @@ def test_what_cannot_begin_leaves_nothing_stopped(
         play(setup(settings, breaks=breaks, features=["user:none"]), tmp_path / "history.jsonl")
 
     assert state(victim.pid) != "T"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc")
+def test_a_killed_server_that_somebody_started_again_is_not_told_as_dead(
+    settings: Settings, victim: subprocess.Popen[bytes]
+) -> None:
+    """A process that starts then would be measured on a server that is well."""
+    breaks = breaks_of(settings, [], [f"primary={victim.pid}"], signal="kill", for_s=0.5)
+    with FeatureClient(settings) as client:
+        store: Any = client.store("primary")
+        while_it_runs = can_break_again(breaks, client)
+        victim.kill()
+        victim.wait()
+        back = can_break_again(breaks, client)
+        store.fail_with = StoreUnavailable("gone")
+        dead = can_break_again(breaks, client)
+
+    assert (while_it_runs, back, dead) == (False, False, True)
 
 
 class Touched(dict[str, int]):
