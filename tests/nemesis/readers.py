@@ -207,7 +207,6 @@ def left(before: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampled(diary: Diary, tasks: Callable[[], int]) -> None:
-    go_ahead()
     held = open_now()
     diary.note("sample", at=now(), files=len(held["files"]), threads=len(held["threads"]), tasks=tasks())
 
@@ -221,7 +220,6 @@ def forked(client: FeatureClient, job: dict[str, Any], number: int, clock: Jumpi
     try:
         # A lock inherited held would keep it for ever: then this says where, and ends it.
         faulthandler.dump_traceback_later(_CHILD_MOST_S, exit=True)
-        go_ahead()
         diary = Diary(Path(job["folder"]), f"fork{number}", job["generation"])
         diary.note("opened", generation=job["generation"], hedges=job["hedges"], at=now(), child=True)
         asker, rng = Asker(job["actor"] + 10 + number, job["generation"], clock), Random(f"{job['seed']}/fork{number}")
@@ -251,7 +249,6 @@ def by_threads(job: dict[str, Any], clock: JumpingClock) -> None:
     while not client.ready(full=True, freeze=True):
         stop.wait(0.05)
     workers = started(client, asker, diary, job, stop)
-    go_ahead()
     said("ready")
     forks = 0
     for line in sys.stdin:
@@ -320,7 +317,6 @@ async def _tasks(job: dict[str, Any], clock: JumpingClock, diary: Diary) -> list
 
     workers = [asyncio.create_task(work(Random(f"{job['seed']}/{at}"))) for at in range(TASKS)]
     workers.append(asyncio.create_task(sample()))
-    go_ahead()
     said("ready")
     while line := await asyncio.to_thread(sys.stdin.readline):
         cancel[0] = json.loads(line).get("cancel", cancel[0])
@@ -365,6 +361,7 @@ def main(argument: str) -> None:
         plant(name)
     clock = JumpingClock(Path(job["clock"]))
     with watched(job):
+        go_ahead()
         {"threads": by_threads, "tasks": by_tasks}[job["kind"]](job, clock)
 
 

@@ -1,4 +1,4 @@
-"""Who is judged has a core as soon as it wants one; who watches it too; nobody else does."""
+"""Who is judged has a core as soon as it wants one, and whom it asks and who watches it; nobody else does."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.watchdog import command, queued_s
+from tests.live.watchdog import command, put_ahead, queued_s
 
 _AHEAD = """
 import json, os, subprocess, sys, threading
 from tests.live.watchdog import go_ahead
-stop = threading.Event()
-thread = threading.Thread(target=stop.wait)
-thread.start()
 go_ahead()
-ask = "import os; print(os.sched_getscheduler(0))"
-child = int(subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout)
-threads = [os.sched_getscheduler(int(one)) & ~os.SCHED_RESET_ON_FORK for one in os.listdir("/proc/self/task")]
-stop.set()
-print(json.dumps({"threads": threads, "child": child}))
+threads = []
+thread = threading.Thread(target=lambda: threads.append(os.sched_getscheduler(0)))
+thread.start()
+thread.join()
+with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    policy = os.sched_getscheduler(child.pid)
+    child.communicate(b"\\n")
+print(json.dumps({"threads": [os.sched_getscheduler(0), *threads], "child": policy}))
 """
 
 
@@ -38,6 +38,15 @@ def test_every_thread_goes_ahead_and_no_child_does(root: Path) -> None:
 
     policy = os.SCHED_RR if may_go_ahead() else os.SCHED_OTHER
     assert json.loads(done.stdout) == {"threads": [policy, policy], "child": os.SCHED_OTHER}
+
+
+def test_a_server_that_is_put_ahead_goes_ahead() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as server:
+        put_ahead(server.pid)
+        policy = os.sched_getscheduler(server.pid)
+        server.communicate(b"\n")
+
+    assert policy == (os.SCHED_RR if may_go_ahead() else os.SCHED_OTHER)
 
 
 @pytest.mark.parametrize("ahead", [False, True])

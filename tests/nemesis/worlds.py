@@ -11,7 +11,7 @@ from typing import Any
 
 from featurechaos.demo.process import Server
 from featurechaos.demo.servers import SeaweedServer, ValkeyServer
-from tests.live.watchdog import hasten
+from tests.live.watchdog import hasten, put_ahead
 from tests.nemesis.proxy import FaultProxy
 from tests.nemesis.stored import IMAGES, KINDS, ONLINE, PRIMARY, REPLICA
 
@@ -64,6 +64,7 @@ class World:
     def hastened(server: Server) -> None:
         """It is not the servers' share of the machine that is judged."""
         hasten(server.pid)
+        put_ahead(server.pid)
 
     def reader(self, generation: int, *, hedges: bool) -> dict[str, Any]:
         """The config of a client that serves."""
