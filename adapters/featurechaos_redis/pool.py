@@ -117,6 +117,7 @@ class Pool:
         with self._lock:
             self._links.discard(link)
             self._order()
+        self._hire()
         link.close()
 
     def is_stale(self, link: Link, error: BaseException) -> bool:
@@ -138,6 +139,7 @@ class Pool:
         with self._lock:
             dead = self._drain()
             self._order()
+        self._hire()
         _close(dead)
 
     def poll(self) -> Link | None:
@@ -164,6 +166,7 @@ class Pool:
                 ticket.ring()
             else:
                 self._order()
+        self._hire()
 
     def leave(self, ticket: Ticket) -> None:
         """Stand in line no longer; whatever the ticket has got stays the caller's."""
@@ -202,22 +205,30 @@ class Pool:
             return
         wanted = min(len(self._line), _MOST_DIALLERS, self._most - len(self._links))
         while self._orders < wanted:
-            if len(self._threads) <= self._orders and not self._hire():
-                return
             self._orders += 1
             self._unclaimed += 1
             self._ordered.notify_all()  # One may be waiting for a pause to be over.
 
-    def _hire(self) -> bool:
-        """Under the lock: one more dialler thread; False when the machine has none."""
-        thread = threading.Thread(target=self._work, name="featurechaos-redis-dialler", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # No more threads, or the interpreter is ending.
-            self._turn_away(DialFailure.of(error, source=self._source, secrets=()))
-            return False
-        self._threads.add(thread)
-        return True
+    def _hire(self) -> None:
+        """A dialler for each dial. Without the lock: a thread begins when the machine has a core for it."""
+        while len(self._threads) < self._orders:
+            with self._lock:
+                if self._closed or len(self._threads) >= self._orders:
+                    return
+                thread = threading.Thread(target=self._work, name="featurechaos-redis-dialler", daemon=True)
+                self._threads.add(thread)
+            try:
+                thread.start()
+            except BaseException as error:
+                with self._lock:
+                    self._threads.discard(thread)
+                    if isinstance(error, RuntimeError) and self._unclaimed:
+                        self._orders -= 1
+                        self._unclaimed -= 1
+                        self._turn_away(DialFailure.of(error, source=self._source, secrets=()))
+                if not isinstance(error, RuntimeError):  # A signal's; no more threads is no caller's matter.
+                    raise
+                return
 
     def _work(self) -> None:
         """A dialler: opens connections as they are ordered, and ends after a second without an order."""
@@ -274,6 +285,7 @@ class Pool:
                 self._idle.append(link)
                 self._serve()
                 self._order()
+        self._hire()
         if is_late:
             link.close()
 
@@ -299,7 +311,8 @@ class Pool:
         _close(links)
         end = self._now() + wait_s
         for thread in threads:
-            thread.join(max(0.0, end - self._now()))
+            if thread.ident is not None:  # else it is about to begin, and to end
+                thread.join(max(0.0, end - self._now()))
 
     def stats(self) -> dict[str, int]:
         """Counts: connections open and idle, callers waiting, dials under way, dials so far, dials failed."""

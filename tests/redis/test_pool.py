@@ -118,6 +118,40 @@ def test_who_is_patient_is_dialled_for_once_the_pause_is_over(server: Server, po
     assert server.dialled_at == [0.0, 1.0]
 
 
+def test_nobody_waits_for_a_dialler_to_begin_but_who_hired_it(
+    server: Server, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, waited = threading.Thread.start, list[bool]()
+
+    def start(thread: threading.Thread) -> None:
+        waited.append(pool._lock.locked())
+        begun(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    server.is_up = True
+
+    pool.take(FOREVER_S)
+    pool.take(FOREVER_S)
+
+    assert waited in ([False], [False, False])
+
+
+def test_pool_without_threads_says_so_and_dials_once_there_are_some(
+    server: Server, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server.is_up = True
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(StoreUnavailable, match="can't start new thread"):
+        pool.take(FOREVER_S)
+    monkeypatch.undo()
+
+    assert pool.take(FOREVER_S) is not None
+    assert pool.stats()["dialling"] == 0
+
+
 def test_patient_caller_hears_of_the_dial_after_the_pause_and_waits_for_no_third(server: Server, pool: Pool) -> None:
     with pytest.raises(StoreUnavailable, match="refused"):
         pool.take(FOREVER_S)
