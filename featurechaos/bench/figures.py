@@ -65,7 +65,8 @@ class Stretch:
     """One stretch of a bench. `late`: answered past the deadline + 10 ms; `excused` of these while the machine
     was busy elsewhere; `waited`: asked later than half the deadline after they were due.
 
-    `lost`: share of rows without a stored value, DEFAULT or NONE.
+    `lost`: share of rows without a stored value: DEFAULT, NONE, or `missing`, which an online source says it does not
+    have.
     """
 
     begin_s: float
@@ -77,6 +78,7 @@ class Stretch:
     waited: int
     rows: int
     lost: float
+    missing: float
     spread: Spread
     origins: Mapping[str, Share]
 
@@ -223,6 +225,8 @@ class Figures:
         over_s = requests.seen_s - self.record.asked.deadline_s - GRACE_S
         busy = busy_s(self.record.stalls, requests.due, requests.done)
         origins = requests.origins.sum(axis=0)
+        empty = requests.origins[:, _EMPTY].sum(axis=1)
+        missing = int(np.maximum(requests.missing - empty, 0).sum())  # the others have an origin that says so
         rows = int(requests.rows.sum())
         return Stretch(
             begin_s=window.begin,
@@ -233,7 +237,8 @@ class Figures:
             excused=int((late & (busy >= over_s)).sum()),
             waited=int((requests.seen_s - requests.latency_s > self.record.asked.deadline_s / 2).sum()),
             rows=rows,
-            lost=float(origins[list(_EMPTY)].sum()) / max(rows, 1),
+            lost=(int(empty.sum()) + missing) / max(rows, 1),
+            missing=missing / max(rows, 1),
             spread=Spread.of(requests),
             origins={one.name: _share(requests, one, rows) for one in Origin if origins[one]},
         )

@@ -56,10 +56,17 @@ def served(stretch: Stretch, image_age_s: Mapping[str, float]) -> str:
     if not told:
         return "no row came back"
     if len(told) == 1:
-        return f"every row came from {_whence(*told[0], image_age_s)}"
+        return f"every row came from {_whence(*told[0], image_age_s)}{_denied(stretch)}"
     parts = [f"{shown(share.share, 'share')} from {_whence(name, share, image_age_s)}" for name, share in told]
     parts[0] = parts[0].replace(" from ", " of rows came from ", 1)
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{', '.join(parts[:-1])} and {parts[-1]}{_denied(stretch)}"
+
+
+def _denied(stretch: Stretch) -> str:
+    """How many of the rows of an online source were none: it answers, but without its data."""
+    if stretch.missing < LEAST_TOLD:
+        return ""
+    return f", though {shown(stretch.missing, 'share')} of all rows were said not to exist"
 
 
 def time(seconds: float | None) -> str:
@@ -96,7 +103,7 @@ def _warm(figures: Figures) -> Iterator[tuple[str, str]]:
     before, during, after = (figures.phases[name] for name in ("before", "during", "after"))
     yield "Before", f"{answered(before, figures)}; {served(before, ages)}."
     yield f"While {broken(figures)}", f"{answered(during, figures)}; {served(during, ages)}.{_onset(figures)}"
-    yield "After", f"{back(figures)}; {answered(after, figures)}."
+    yield "After", f"{back(figures)}{_denied(after)}; {answered(after, figures)}."
 
 
 def _onset(figures: Figures) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featurechaos.drills.history import PHASES, Calls, Fault, History, Pair, Phase, Request, Sample
 from featurechaos.impact.counters import BINS
-from featurechaos.model import Cause, Origin
+from featurechaos.model import Cause, Origin, Status
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -24,7 +24,10 @@ _NICE_S = (0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """n requests. Times in seconds since the drill began; `origins` is (n, len(Origin)) rows by origin."""
+    """n requests. Times in seconds since the drill began; `origins` is (n, len(Origin)) rows by origin.
+
+    `missing`: rows of which was said that there are none (NOT_FOUND).
+    """
 
     due: Floats
     done: Floats
@@ -35,6 +38,7 @@ class Requests:
     degraded: Counts
     injected: Counts
     max_age_s: Floats
+    missing: Counts
     origins: Counts
 
     def __len__(self) -> int:
@@ -228,6 +232,7 @@ def _requests(asked: list[Request]) -> Requests:
         degraded=np.array([one.degraded for one in asked], np.int64),
         injected=np.array([one.injected for one in asked], np.int64),
         max_age_s=np.array([np.nan if one.max_age_s is None else one.max_age_s for one in asked], np.float64),
+        missing=np.array([one.statuses.get(Status.NOT_FOUND.name, 0) for one in asked], np.int64),
         origins=np.array([[one.origins.get(name, 0) for name in names] for one in asked], np.int64).reshape(
             -1, len(names)
         ),

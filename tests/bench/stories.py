@@ -24,6 +24,7 @@ class Story:
     broken_s: float = 0.012
     healthy: Rows = field(default_factory=lambda: {"PRIMARY": 100})
     broken: Rows = field(default_factory=lambda: {"SNAPSHOT": 99, "DEFAULT": 1})
+    denied: Rows = field(default_factory=dict)
     back_s: float | None = 3.0
     lost_again_s: float = 99.0
     late: int = 0
@@ -108,5 +109,6 @@ class Story:
             ok=not (in_fault and nth < self.failed),
             rows=sum(rows.values()),
             origins=dict(rows),
+            statuses={} if on_primary else dict(self.denied),
             max_age_s=11_000.0 if "SNAPSHOT" in rows else 20.0,
         )

@@ -11,6 +11,7 @@ import pytest
 from featurechaos.bench import words
 from featurechaos.bench.cold import Cold
 from featurechaos.bench.figures import Figures
+from featurechaos.bench.verdict import judge
 from featurechaos.model import Origin
 from tests.bench.stories import Story
 
@@ -48,6 +49,25 @@ def test_a_request_is_called_after_the_worse_of_two_origins_with_as_many_rows() 
     told = replace(requests.where(np.arange(len(requests)) < 5), origins=counts).main_origin
 
     assert told.tolist() == [Origin.SNAPSHOT, Origin.PRIMARY, Origin.LAST_KNOWN, Origin.NONE, Origin.DEFAULT]
+
+
+def test_rows_that_a_source_without_its_data_denies_are_lost_whoever_said_so() -> None:
+    """A server that came back empty answers at once, and under `on_missing: accept` each row is the primary's."""
+    accepted = figures(Story(broken={"PRIMARY": 90, "DEFAULT": 10}, denied={"NOT_FOUND": 60, "PRESENT": 40}))
+    defaulted = figures(Story(broken={"PRIMARY": 40, "DEFAULT": 60}, denied={"NOT_FOUND": 60, "PRESENT": 40}))
+    during = accepted.phases["during"]
+
+    assert (during.missing, during.lost, accepted.phases["before"].lost) == (0.5, 0.6, 0.0)
+    assert (defaulted.phases["during"].missing, defaulted.phases["during"].lost) == (0.0, 0.6)
+    assert judge(accepted).exit_code == judge(defaulted).exit_code == 1
+    assert "60 % of rows were without a stored value" in judge(accepted).sentence
+    said = dict(words.said(accepted))
+    assert (
+        "90 % of rows came from the primary and 10 % from defaults, though 50 % of all rows were said not to exist."
+        in said["While primary was frozen"]
+    )
+    assert "though 15 % of all rows were said not to exist; 99 of 100" in said["After"]
+    assert "said not to exist" not in said["Before"]
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from featurechaos.bench.verdict import judge
 from featurechaos.config import Settings, load
 from featurechaos.drills.history import Start
 from featurechaos.errors import FeatureError, StoreUnavailable
+from featurechaos.testing import MemoryStore
 from tests.bench.test_given import state
 
 CONFIG: dict[str, Any] = {
@@ -36,8 +38,14 @@ POOL = Pool(({"id": list(range(500))},), "500 of a test")
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return load(CONFIG, environ={"FEATURECHAOS_CHAOS": "armed"})
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a store that all clients of a test share, with a row for each entity."""
+    found, store = load(CONFIG, environ={"FEATURECHAOS_CHAOS": "armed"}), MemoryStore("primary")
+    monkeypatch.setattr(MemoryStore, "open", lambda *_: store)
+    with FeatureClient(found) as client:
+        at = [dt.datetime.fromtimestamp(client.clock.wall() - 60, dt.UTC)] * 500
+        client.write_to_online_store("user", {"id": list(range(500)), "score": [0.1] * 500, "event_timestamp": at})
+    return found
 
 
 def setup(settings: Settings, **changes: Any) -> Setup:
