@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -418,6 +419,7 @@ def test_a_broken_store_fails_its_case(
     suite = suite_of(store, server)
     case = getattr(suite, name)
     assert callable(case), "a case left out fails nothing"
+    alive = weakref.ref(suite)
     suite.setup_method()
     try:
         with pytest.raises((Exception, pytest.fail.Exception)):
@@ -426,8 +428,9 @@ def test_a_broken_store_fails_its_case(
         server.go_on()
         suite._open = [] if store is ClosesOnce else suite._open
         suite.teardown_method()
-        del suite
+        del suite, case
         gc.collect()  # What broken stores leave behind is told here, and not beside another test.
+    assert alive() is None
 
 
 def test_every_case_is_failed_by_some_store() -> None:
