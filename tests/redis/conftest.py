@@ -227,6 +227,7 @@ class TlsRelay:
         self._listener = socket.create_server(("localhost", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._servers: list[socket.socket] = []
 
     def __enter__(self) -> TlsRelay:
         self._threads[0].start()
@@ -235,6 +236,9 @@ class TlsRelay:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for server in self._servers:
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(10)
 
@@ -248,6 +252,7 @@ class TlsRelay:
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError), socket.create_connection(("127.0.0.1", self._target_port)) as server:
+            self._servers.append(server)
             client.settimeout(5)
             with self._context.wrap_socket(client, server_side=True) as tls:
                 while True:
