@@ -154,7 +154,7 @@ def _is_not_smaller(bucket: Bucket, view: str, rows: int, as_of_us: int, place: 
         if rows < LEAST_SHARE * before.rows:
             msg = (
                 f"{place}: the table has {rows} rows, fewer than half of the {before.rows} in image {name}; "
-                "pass allow_shrink if that is meant"
+                "pass allow_shrink (--allow-shrink) if that is meant"
             )
             raise RequestError(msg)
         return

@@ -206,6 +206,7 @@ def test_what_may_not_be_published_leaves_what_serves(world: Path, run: Run) -> 
 
     assert {small.code, early.code, narrow.code} == {2}
     assert "fewer than half of the 10" in small.err
+    assert "--allow-shrink" in small.err
     assert "is before the newest event in the table" in early.err
     assert "the table has no x" in narrow.err
     assert len(json.loads(run("snapshot", "list", "pair", "--json").out)) == 1
