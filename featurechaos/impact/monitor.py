@@ -182,7 +182,8 @@ class ImpactMonitor:
 
     def _take(self, response: ResponseLike, scores: Scores, inputs: Inputs) -> None:
         rows = len(scores)
-        if self._hears_tiers and is_sampled(response.request_id, _shadow_share(self._client.settings)):
+        share = _shadow_share(self._client.settings) if self._hears_tiers else 0.0
+        if share and is_sampled(response.request_id, share):
             self._prices.expect(response, scores.copy(), _kept(inputs))
         if not is_sampled(response.request_id, self._sample_share):
             self._ledger.count(predictions=rows)
