@@ -199,6 +199,18 @@ def test_who_never_left_is_not_compared_by_how_it_came_back() -> None:
     assert '"-" where one of the two never left' in duel_table({}).note
 
 
+def test_of_several_rounds_the_worst_is_told() -> None:
+    one = seen(told((10.1, 10.11, REPLICA), (12.6, 12.61, PRIMARY)))
+    other = replace(one, worst_ms=400.0, back_s=3.0, failed=2, switches=4, in_time=0.0)
+
+    both = Seen.worst([replace(one, back_s=1.0), other])
+
+    assert (both.worst_ms, both.back_s, both.failed, both.switches, both.in_time) == (400.0, 3.0, 2, 4, 0.0)
+    assert both.requests == one.requests + other.requests
+    assert Seen.worst([one, replace(other, back_s=None)]).back_s is None
+    assert not Seen.worst([one, replace(other, has_left=False)]).has_left
+
+
 def test_what_is_kept_on_this_side_is_no_good_answer() -> None:
     got = seen(told((10.1, 10.11, LOCAL), (10.2, 10.21, WRONG)))
 
