@@ -146,7 +146,8 @@ class LastKnown(Locked):
 
     def keep_soon(self, views: tuple[str, ...], ids: list[bytes], blobs: Sequence[Sequence[bytes]], now: float) -> None:
         """The same for one id; it may wait for others, or until somebody looks: together they cost a fifth."""
-        if (together := self._open(views, now)) is not None and ids[0] in together.seen:
+        together = self._together.get(views)  # as `_open`, without the call
+        if together is not None and now < together.until and together.turn == self._turn and ids[0] in together.seen:
             return
         self._waiting.append((views, ids[0], blobs, now))
         if len(self._waiting) >= _MOST_WAITING:

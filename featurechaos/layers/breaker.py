@@ -214,7 +214,11 @@ class Gate(Locked):
                     if self._is_failing(now, more=1):
                         return False
                     self._run = 0
-                self._count(now, failed=False, slow=False)
+                buckets = self._buckets
+                if buckets and now - buckets[-1][0] < self.limits.window_s / _BUCKETS:  # as `_count`
+                    buckets[-1][1] += 1
+                else:
+                    self._count(now, failed=False, slow=False)
             return True
 
     def _after_probe(self, now: float, *, succeeded: bool, slow: bool) -> State | None:
