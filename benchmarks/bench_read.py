@@ -259,7 +259,7 @@ def stage_table(went: dict[Shape, dict[str, Timing]]) -> Table:
         ("words checked, entity rows to keys", CALL, None),
         ("the command, the round trip, the reply split", BYTES, None),
         ("checksums, ages, deadline, breaker, last-known, the answer made", READ, BYTES),
-        ("the counters", MADE, READ),
+        ("the counters; the answer before is let go", MADE, READ),
         ("columns", COLUMNED, MADE),
         ("provenance, degraded", ALL, COLUMNED),
     ]
