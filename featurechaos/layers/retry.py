@@ -37,8 +37,8 @@ class Budget(Locked):
     def limit(self, *, ratio: float = 0.1, burst: float = 3.0) -> None:
         """Go by other limits with the tokens there are."""
         with self._lock:
-            self.ratio, self._burst = ratio, burst
-            self._tokens = min(self._tokens, max(burst, 1.0))
+            self.ratio, self._most = ratio, max(burst, 1.0)
+            self._tokens = min(self._tokens, self._most)
 
     @property
     def tokens(self) -> float:

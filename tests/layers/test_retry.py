@@ -201,6 +201,21 @@ def test_a_budget_saves_up_no_more_than_its_burst() -> None:
     assert [budget.take() for _ in range(4)] == [True, True, False, False]
 
 
+def test_other_limits_bound_what_is_saved_up_from_then_on() -> None:
+    budget = Budget(ratio=1.0, burst=5.0)
+    budget.limit(ratio=1.0, burst=2.0)
+    for _ in range(10):
+        budget.earn()
+
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+
+    budget.limit(ratio=1.0, burst=4.0)
+    for _ in range(10):
+        budget.earn()
+
+    assert budget.tokens == 4
+
+
 def test_a_budget_is_exact_under_threads() -> None:
     budget = Budget(ratio=0.0, burst=1000)
     taken: list[int] = []
