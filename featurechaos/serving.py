@@ -172,9 +172,9 @@ class Serving:
         policy, limits = self.settings.policy, self.limits
         self.board.max_share = self.settings.chaos.max_share
         if self.breaker is not None and limits is not None:
-            self.breaker.limit(limits)
-        for gates in self.shards.values():
-            gates.limit(limits)
+            self.breaker.limit(limits, timeouts=self.timeouts)
+        for source, gates in self.shards.items():
+            gates.limit(limits, timeout_s=self.timeouts[source])
         self.steer.guard({} if self.breaker is None else self.breaker.gates)
         if self.empty is not None and policy.empty is not None:
             for watch in self.empty.watches.values():
@@ -183,7 +183,9 @@ class Serving:
             self.budget.limit(**budget_of(self.settings))
         if self.shadow is not None and policy.shadow is not None:
             want = policy.shadow
-            self.shadow.follow(self.memory, share=want.share, max_per_s=want.max_per_s, may_ask=self._is_calm)
+            self.shadow.follow(
+                self.memory, share=want.share, max_per_s=want.max_per_s, timeouts=self.timeouts, may_ask=self._is_calm
+            )
 
     def retire(self, successor: Serving, tell: Listener) -> None:
         """Let go of what the policy that follows has not: a trouble that nobody looks at any more is over."""

@@ -219,10 +219,18 @@ class Shadow(Locked):
         self._since = self._last = self._clock.monotonic()
         self._reads: dict[str, _Reads] = {}
 
-    def follow(self, memory: LastKnown, *, share: float, max_per_s: float, may_ask: Callable[[str], bool]) -> None:
+    def follow(
+        self,
+        memory: LastKnown,
+        *,
+        share: float,
+        max_per_s: float,
+        timeouts: Mapping[str, float],
+        may_ask: Callable[[str], bool],
+    ) -> None:
         """Go on for another policy, with what was counted."""
         with self._lock:
-            self._memory, self.share, self._may_ask = memory, share, may_ask
+            self._memory, self.share, self._timeouts, self._may_ask = memory, share, timeouts, may_ask
             if max_per_s != self._max_per_s:
                 self._max_per_s, self._rate = max_per_s, _Rate(max_per_s, self._clock.monotonic())
 

@@ -311,8 +311,9 @@ class Breaker:
         self.wanted: dict[str, Request] = {}
         """What users last asked of a source that was not asked: what a keeper reads of it."""
 
-    def limit(self, limits: Limits) -> None:
-        """Go by other limits; what is open stays open."""
+    def limit(self, limits: Limits, *, timeouts: Mapping[str, float]) -> None:
+        """Go by other limits, and other times that are fair; what is open stays open."""
+        self._timeouts = timeouts
         for gate in self.gates.values():
             gate.limit(limits, self._clock.monotonic())
 
@@ -434,10 +435,10 @@ class ShardGates(Locked):
         """Forget every shard but these."""
         self._forget({f"{self._source}/{shard}" for shard in shards}, why="it is no shard any more")
 
-    def limit(self, limits: Limits | None) -> None:
-        """Go by other limits; what is open stays open, unless there are none."""
+    def limit(self, limits: Limits | None, *, timeout_s: float) -> None:
+        """Go by other limits, and another time that is fair; what is open stays open, unless there are none."""
         with self._lock:
-            self._limits, gates = limits, list(self.gates.values())
+            self._limits, self._timeout_s, gates = limits, timeout_s, list(self.gates.values())
         if limits is None:
             self._forget(frozenset(), why=OFF)
             return

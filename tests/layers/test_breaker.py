@@ -84,6 +84,18 @@ def test_a_timeout_counts_only_after_its_fair_time() -> None:
     assert state(breaker) is State.OPEN
 
 
+def test_what_is_fair_may_change() -> None:
+    clock = ManualClock()
+    breaker = breaker_of(clock)
+    breaker.limit(LIMITS, timeouts={"primary": TIMEOUT_S / 5, "second": TIMEOUT_S})
+
+    for _ in range(4):
+        after(breaker, clock, StoreTimeout("late"), takes_s=TIMEOUT_S / 5)
+        after(breaker, clock, StoreTimeout("the caller was in a hurry"), takes_s=TIMEOUT_S / 5, source="second")
+
+    assert (state(breaker), state(breaker, "second")) == (State.OPEN, State.CLOSED)
+
+
 def test_a_want_of_time_is_no_fault_of_the_source() -> None:
     clock = ManualClock()
     breaker = breaker_of(clock)

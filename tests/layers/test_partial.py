@@ -268,11 +268,25 @@ def test_limits_may_change_and_what_is_open_stays_open() -> None:
     for _ in range(4):
         it.call("a:1", StoreUnavailable("refused"))
 
-    it.gates.limit(replace(LIMITS, open_s=LIMITS.open_s / 4))
+    it.gates.limit(replace(LIMITS, open_s=LIMITS.open_s / 4), timeout_s=TIMEOUT_S)
 
     assert not it.call("a:1")
     it.clock.advance(LIMITS.open_s / 4)
     assert it.call("a:1")
+
+
+def test_a_timeout_counts_by_the_time_that_is_fair_now() -> None:
+    it = Heard()
+    it.gates.limit(LIMITS, timeout_s=5 * TIMEOUT_S)
+    for _ in range(9):
+        it.call("a:1", StoreTimeout("no answer in time"), takes_s=TIMEOUT_S)
+    assert it.told == []
+
+    it.gates.limit(LIMITS, timeout_s=TIMEOUT_S)
+    for _ in range(9):
+        it.call("a:1", StoreTimeout("no answer in time"), takes_s=TIMEOUT_S)
+
+    assert it.told == [("breaker.opened", "primary/a:1")]
 
 
 def test_without_limits_every_shard_is_asked_and_none_is_told_of() -> None:
@@ -282,13 +296,13 @@ def test_without_limits_every_shard_is_asked_and_none_is_told_of() -> None:
     for _ in range(4):
         it.call("a:1", StoreUnavailable("refused"))
 
-    it.gates.limit(None)
+    it.gates.limit(None, timeout_s=TIMEOUT_S)
     it.gates.settle(under_way, error=StoreUnavailable("refused"))
 
     assert it.told == [("breaker.opened", "primary/a:1"), ("breaker.closed", "primary/a:1")]
     assert it.watched == {"primary/a:1": None}
     assert all(it.call("a:1", StoreUnavailable("refused")) for _ in range(9))
-    it.gates.limit(LIMITS)
+    it.gates.limit(LIMITS, timeout_s=TIMEOUT_S)
     for _ in range(4):
         it.call("a:1", StoreUnavailable("refused"))
     assert not it.call("a:1")

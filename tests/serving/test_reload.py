@@ -364,6 +364,21 @@ def test_fewer_calls_may_open_a_breaker_that_has_counted_them() -> None:
     assert gate(client).state is State.OPEN
 
 
+def test_what_a_timeout_is_changes_with_the_policy() -> None:
+    """A source may have no time of its own: then it has the deadline's."""
+    client = client_of(shadow={"share": 1.0})
+    before = client._serving
+
+    client.reload(config_of(shadow={"share": 1.0}, deadline_s=0.25))
+
+    now = client._serving
+    assert now.breaker is before.breaker
+    assert now.shadow is before.shadow
+    for holder in (now.breaker, now.shadow):
+        assert holder is not None
+        assert holder._timeouts is now.timeouts is not before.timeouts
+
+
 def test_a_breaker_that_is_switched_off_is_over_with_its_incident_and_gauge() -> None:
     client = client_of()
     opened(client)
