@@ -205,7 +205,8 @@ def test_a_server_outlives_the_thread_that_started_it() -> None:
 
 
 PARENT = """
-import sys, os, time
+import sys, os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` hands on that it is ignored
 from featurechaos.demo.servers import ValkeyServer
 from featurechaos.demo.proxy import TrickleProxy
 server = ValkeyServer().start()
