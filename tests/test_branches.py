@@ -74,6 +74,8 @@ class Reading:
             got = self.ours.recv(99)
         except BlockingIOError:
             return None
+        if got == b"odd":
+            raise ValueError("an error that is none of ours, with the connection still open")
         self.ours.close()
         if got != b"yes":
             raise StoreUnavailable(f"it said {got!r}")
@@ -168,6 +170,16 @@ def test_an_error_of_a_read_is_the_plans_to_handle(how: str) -> None:
     result, _ = timed(side_by_side(failing_over(), reading("good")), world_of(bad=bad, good=Peer(0.02)))
 
     assert result == [[[b"yes"]], [[b"yes"]]]
+
+
+def test_a_read_that_raises_anything_else_loses_its_connection() -> None:
+    odd = Peer(0.01, b"odd")
+
+    result, _ = timed(side_by_side(reading("odd"), reading("good")), world_of(odd=odd, good=Peer(0.02)))
+
+    assert isinstance(result, StoreUnavailable)
+    assert odd.begun[0].is_abandoned
+    assert not odd.left_open
 
 
 def test_the_first_error_ends_the_others_and_closes_their_connections() -> None:
