@@ -14,9 +14,19 @@ import pytest
 
 from benchmarks import harness, readme
 from benchmarks.__main__ import BENCHES
-from benchmarks.bench_failover import PACE_S, Answers, Seen, Times, back_after_s, duel_table, switches, with_omitted
+from benchmarks.bench_failover import (
+    PACE_S,
+    Answers,
+    Seen,
+    Times,
+    back_after_s,
+    duel_table,
+    rounds_of,
+    switches,
+    with_omitted,
+)
 from benchmarks.goals import GOALS
-from benchmarks.harness import Called, Turn, WrongValue, alternate
+from benchmarks.harness import Called, Options, Turn, WrongValue, alternate
 from benchmarks.load import LOCAL, PRIMARY, REPLICA, WRONG
 from benchmarks.results import Result, Table, complaints, goal_table
 from tests.live.watchdog import Watchdog
@@ -176,6 +186,13 @@ def test_requests_that_were_not_made_while_one_waited_are_as_late_as_they_would_
     waited = with_omitted(np.array([0.001, 3.5 * PACE_S]))
 
     assert sorted(waited) == pytest.approx([0.001, 0.5 * PACE_S, 1.5 * PACE_S, 2.5 * PACE_S, 3.5 * PACE_S])
+    quick = [(10.0 + at / 100, 10.001 + at / 100, PRIMARY) for at in range(100)]
+    assert seen(told(*quick, (10.0, 10.0 + 3.5 * PACE_S, PRIMARY))).p99_ms > 2000 * PACE_S
+
+
+def test_a_flap_is_met_in_several_phases() -> None:
+    assert len({times.before_s for times in rounds_of("flap", Options())}) == 3
+    assert len(rounds_of("kill", Options())) == 1
 
 
 def test_answers_before_the_blow_do_not_count() -> None:
