@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from featurechaos.codec.hashing import MOST_ID_BYTES, hash_ids, spread, spread_one
 from featurechaos.codec.inputs import unwrapped
@@ -125,18 +126,21 @@ def _of_integers(key: JoinKey, column: Any) -> Encoded:
 
 def _plain_integers(key: JoinKey, column: Any) -> Keys | None:
     """Distinct plain ints within bounds, the usual case, with a third of the calls; else None."""
-    if type(column) is not list or key.dtype.name not in {"int32", "int64"} or set(map(type, column)) != {int}:
+    if type(column) is not list or not column or key.dtype.name not in {"int32", "int64"}:
         return None
     try:
+        text = to_json(column)  # a fifth of what `repr` takes, and only ints look like ints
+        if text.translate(None, b"0123456789-,") != b"[]":
+            return None
         values = np.array(column, np.int64)
-    except OverflowError:
+    except (ValueError, TypeError, OverflowError):
         return None
     if key.dtype.name == "int32" and not (-_BOUND["int32"] <= values.min() and values.max() < _BOUND["int32"]):
         return None
     if len(set(column)) < len(column):
         return None
     own = spread(values.view(np.uint64))
-    return Keys(repr(column)[1:-1].encode().split(b", "), own, own)
+    return Keys(text[1:-1].split(b","), own, own)
 
 
 def _of_texts(join_keys: Sequence[JoinKey], columns: Sequence[Any]) -> Encoded:

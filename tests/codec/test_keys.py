@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurechaos.codec import encode_keys
+from featurechaos.codec import keys as codec_keys
 from featurechaos.errors import RequestError
 from featurechaos.model import DType, JoinKey
 
@@ -257,6 +259,51 @@ def test_one_key_and_many_hash_alike(keys_of: Any) -> None:
         assert [key.ids[0] for key in alone] == together.ids
         assert [int(key.own[0]) for key in alone] == together.own.tolist()
         assert [int(key.slots[0]) for key in alone] == together.slots.tolist()
+
+
+class Suit(Enum):
+    HEARTS = 1
+
+
+class Rank(IntEnum):
+    ACE = 14
+
+
+VALUES = st.one_of(
+    st.integers(-5, 5),
+    st.integers(-BEYOND - 2, BEYOND + 2),
+    st.integers(-(2**31) - 2, 2**31 + 2),
+    st.sampled_from([True, None, 1.0, 2.5, float("nan"), float("inf"), 1e22, "7", "x", b"7", "", [3], {}, Suit.HEARTS]),
+    st.sampled_from([Rank.ACE, np.int64(4), Decimal(6), NOON, "\ud800", object, -0.0, complex(1)]),
+)
+
+
+@given(st.sampled_from(["int32", "int64"]), st.lists(st.integers(-99, 2**31)) | st.lists(VALUES, max_size=6))
+def test_integers_are_what_they_are_by_the_short_way_and_the_long(dtype: str, values: list[Any]) -> None:
+    key = JoinKey("k", DType.parse(dtype), "k")
+
+    def told(short: bool) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            if not short:
+                patch.setattr(codec_keys, "_plain_integers", lambda *_: None)
+            try:
+                keys, inverse, nulls = encode_keys([key], [list(values)])
+            except RequestError as error:
+                return str(error)
+            rest = [None if each is None else each.tolist() for each in (inverse, nulls)]
+            return keys.ids, keys.own.tolist(), keys.slots.tolist(), rest
+
+    assert told(short=True) == told(short=False)
+
+
+def test_plain_integers_take_the_short_way(keys_of: Any) -> None:
+    """Else the test above compares the long one with itself."""
+    (key,) = keys_of(k="int64")
+
+    for values in ([1, -2], [Rank.ACE, 3], [2**63 - 1, -(2**63)]):
+        assert codec_keys._plain_integers(key, values) is not None
+    for others in ([], [1, True], [1, 2.0], [Suit.HEARTS, 2], ["1", 2], [1, None], [1, 1], [[1], 2], [1, 2**63]):
+        assert codec_keys._plain_integers(key, others) is None
 
 
 def test_two_integers_never_share_an_own_hash(keys_of: Any) -> None:
