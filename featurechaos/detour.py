@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from featurechaos.clock import Clock
-from featurechaos.codec import Rows, verify, whole
+from featurechaos.codec import Packed, Rows, verify, whole
 from featurechaos.effects import Note
 from featurechaos.errors import StoreError
 from featurechaos.faults.board import Board
@@ -114,7 +114,7 @@ class Detour:
 def _fresh(answer: Answer | Sequence[bytes | None], ask: Ask, rules: Rules, wall_us: int) -> Rows | None:
     """The rows of an answer, if every one is whole and within its view's limits."""
     rows: Rows | None
-    if type(answer) is list:
+    if isinstance(answer, list | Packed):
         rows = whole(answer, ask.keys, ask.layout)
     elif type(answer) is Block:
         rows = verify(answer.words, ask.keys.own, ask.layout, answer.found)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import Layout, Rows, decode, pack, verify
+from featurechaos.codec import Layout, Packed, Rows, decode, pack, verify
 from featurechaos.errors import BreakerOpen, NoTime, StoreEmpty, StoreError, StoreTimeout
 from featurechaos.model import NO_TIME_US, STATUS_OF, Cause, Origin, Status, Verdict
 from featurechaos.stores import Answer, Ask, Block, Columns, Partial
@@ -260,7 +260,7 @@ def spread(value: int | bool | NDArray[np.generic], n: int, dtype: type = np.uin
 
 def rows_of(ask: Ask, answer: Answer, known: Mapping[int, Layout]) -> tuple[Rows, frozenset[int]]:
     """An answer of any form as packed rows, and the schema hashes that nobody has described yet."""
-    if isinstance(answer, list):
+    if isinstance(answer, list | Packed):
         return decode(answer, ask.keys.own, ask.layout, known)
     if isinstance(answer, Partial):
         rows, unknown = decode(answer.rows, ask.keys.own, ask.layout, known)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurechaos.clock import Clock
-from featurechaos.codec import whole
+from featurechaos.codec import Packed, whole
 from featurechaos.faults.board import Board
 from featurechaos.layers.breaker import Breaker, State
 from featurechaos.layers.deadline import LEAST_S, Meter, held_back
@@ -93,7 +93,7 @@ class Shortcut:
         origin, wall_us, count = self._origins[source], request.wall_us, 0
         for at, ask in enumerate(asks):
             answer = answers[at]
-            rows = whole(answer, ask.keys, ask.layout) if type(answer) is list else None
+            rows = whole(answer, ask.keys, ask.layout) if type(answer) is list or type(answer) is Packed else None
             if rows is None:
                 return None
             if (limit_us := rules[at].limit_us) is not None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from featurechaos.codec import Packed
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -78,7 +80,7 @@ class Partial:
     lost: Sequence[tuple[StoreError, NDArray[np.intp]]]
 
 
-Answer = list[bytes | None] | Block | Columns | Partial
+Answer = list[bytes | None] | Packed | Block | Columns | Partial
 """One ask's rows in its order: packed rows (None where the store has no such key), or the other forms."""
 
 

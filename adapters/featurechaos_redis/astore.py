@@ -15,6 +15,7 @@ from featurechaos.stores import Answer, Ask, Batch, Place, WriteCounts
 from featurechaos_redis import talks
 from featurechaos_redis.alinks import ALinker
 from featurechaos_redis.apool import APool
+from featurechaos_redis.bulks import Whole, whole
 from featurechaos_redis.errors import ERRORS
 from featurechaos_redis.sentinel import WatchedALinker, WatchedAPool
 from featurechaos_redis.spec import RedisSpec
@@ -50,7 +51,7 @@ class AsyncRedisStore:
         if not count:
             return [[] for _ in asks]
         try:
-            replies = await self._ask(command, until, rows=count)
+            replies = await self._ask(command, until, rows=count, like=whole(asks, count))
             return answers(replies[0], count, asks)
         except _THEIRS as error:
             with translating(ERRORS, source=self._source):
@@ -117,10 +118,11 @@ class AsyncRedisStore:
         replies: int = 1,
         begin: bytes = b"",
         is_patient: bool = False,
+        like: Whole | None = None,
     ) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool = self._pool(asyncio.get_running_loop())
-        expect = (lambda link: link.expect_rows(rows)) if rows else (lambda link: link.expect(replies, begin))
+        expect = (lambda link: link.expect_rows(rows, like)) if rows else (lambda link: link.expect(replies, begin))
         return await exchange(pool, command, until, now=self._clock.monotonic, expect=expect, is_patient=is_patient)
 
     async def _talk(self, talk: talks.Talk[Said], until: float, *, is_patient: bool = False) -> Said:

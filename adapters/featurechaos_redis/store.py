@@ -14,6 +14,7 @@ from featurechaos.stores import Answer, Ask, Batch, Pending, Place, WriteCounts
 from featurechaos_redis import talks
 from featurechaos_redis.acluster import AsyncClusterReplica, AsyncClusterStore
 from featurechaos_redis.astore import AsyncRedisReplica, AsyncRedisStore, refuse_history
+from featurechaos_redis.bulks import Whole, whole
 from featurechaos_redis.cluster import ClusterReplica, ClusterStore
 from featurechaos_redis.connections import linker
 from featurechaos_redis.errors import ERRORS, NotAsked
@@ -84,7 +85,7 @@ class RedisStore:
         if not count:
             return [[] for _ in asks]
         try:
-            return answers(self._ask(command, until, rows=count)[0], count, asks)
+            return answers(self._ask(command, until, rows=count, like=whole(asks, count))[0], count, asks)
         except _THEIRS as error:
             self._fail(error)
 
@@ -167,6 +168,7 @@ class RedisStore:
         replies: int = 1,
         begin: bytes = b"",
         is_patient: bool = False,
+        like: Whole | None = None,
     ) -> list[Any]:
         """One pipeline and its replies; a connection found dead is replaced once, by the same deadline."""
         pool, is_replaced = self._pool, False
@@ -174,7 +176,7 @@ class RedisStore:
             link = pool.take(until, is_patient=is_patient)
             try:
                 if rows:
-                    link.replies.expect_rows(rows)
+                    link.replies.expect_rows(rows, like)
                 else:
                     link.replies.expect(replies, begin)
                 got = link.ask(command, until)

@@ -35,6 +35,7 @@ from featurechaos.codec.hashing import MOST_ROW_BYTES
 from featurechaos.codec.keys import Keys, encode_key, encode_keys
 from featurechaos.codec.layout import HEADER_BYTES, Layout, Words
 from featurechaos.codec.lists import Selection, dated, has_nulls, lists
+from featurechaos.codec.packed import Packed
 from featurechaos.codec.read import decode, verify, whole
 from featurechaos.codec.rows import Rows, column, columns, nulls
 from featurechaos.codec.write import encode, encode_tombstones, pack, seal
@@ -44,6 +45,7 @@ __all__ = [
     "MOST_ROW_BYTES",
     "Keys",
     "Layout",
+    "Packed",
     "Rows",
     "Selection",
     "Words",

@@ -25,6 +25,7 @@ from featurechaos.codec.layout import (
     Words,
     head,
 )
+from featurechaos.codec.packed import Packed
 from featurechaos.codec.rows import Rows
 from featurechaos.model import Verdict
 
@@ -111,15 +112,20 @@ def _whole(blobs: Sequence[bytes | None], own: NDArray[np.uint64], layout: Layou
     if layout.has_tail:
         return _whole_with_tails(blobs, own, layout)
     n = len(blobs)
-    try:
-        # A bytearray, so that the words are ours to write. A None is a TypeError.
-        flat = bytearray().join(blobs)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    # Rows of the wrong length that add up to the right one are out of step, and fail the sum.
-    if len(flat) != 8 * layout.words * n:
-        return None
-    words = np.frombuffer(flat, np.uint64).reshape(n, layout.words)
+    if type(blobs) is Packed:
+        words = blobs.words
+        if words.shape[1] != layout.words:
+            return None
+    else:
+        try:
+            # A bytearray, so that the words are ours to write. A None is a TypeError.
+            flat = bytearray().join(blobs)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        # Rows of the wrong length that add up to the right one are out of step, and fail the sum.
+        if len(flat) != 8 * layout.words * n:
+            return None
+        words = np.frombuffer(flat, np.uint64).reshape(n, layout.words)
     total = words.view(np.uint32).dot(layout.multipliers)
     # Comparing bytes: two calls fewer than comparing arrays, for each of the two tests.
     if (total + own).tobytes() != layout.good * n or words[:, 0].tobytes() != layout.head * n:

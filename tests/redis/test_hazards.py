@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
+from featurechaos.codec import Packed
 from featurechaos.demo.proxy import TrickleProxy
 from featurechaos.demo.servers import ValkeyServer
 from featurechaos.errors import FeatureError, StoreTimeout, StoreUnavailable
@@ -68,7 +69,7 @@ def hammer(
             rows, end = None, "answered"
             try:
                 (answer,) = store.read([ask], until)
-                assert isinstance(answer, list)
+                assert isinstance(answer, list | Packed)
                 rows = tuple(answer)
             except FeatureError as error:
                 end = type(error).__name__

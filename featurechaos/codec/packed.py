@@ -1,0 +1,39 @@
+"""Rows as they came, in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from featurechaos.codec.layout import Words
+
+
+class Packed(Sequence[bytes]):
+    """Rows of one width: what a list of their bytes says, each of them cut out when it is asked for.
+
+    words: uint64 (n, width / 8), C order; the `Rows` they are decoded to keep them, and have them to write.
+    """
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Packed | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Packed: ...
+    def __getitem__(self, at: int | slice) -> bytes | Packed:
+        return Packed(self.words[at]) if isinstance(at, slice) else self.words[at].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        flat, width = self.words.tobytes(), 8 * self.words.shape[1]
+        return (flat[begin : begin + width] for begin in range(0, len(flat), width))
