@@ -29,6 +29,8 @@ HEAD_AT, SCHEMA_AT, TIME_AT, OWN_AT, SUM_AT, BITMAP_AT = range(6)
 Words = NDArray[np.uint64]
 
 _MOST_DESCRIPTION_BYTES: Final = 1 << 20
+_SHORT: Final = 48
+"""Words of a row that plain ints add up sooner than numpy, which comes to it cold after a round trip."""
 _SCALAR_RUNS: Final = (("int64", "float64", "timestamp"), ("int32", "float32"), ("bool",))
 _DESCRIPTION: Final = {"project", "base", "keys", "features"}
 
@@ -209,6 +211,12 @@ class Layout:
     def multipliers(self) -> Words:
         """uint64 (2 * words,): those of the fixed part's 32-bit words."""
         return ROW[: 2 * self.words].copy()
+
+    @cached_property
+    def in_ints(self) -> tuple[str, tuple[int, ...]] | None:
+        """A short row as `struct` has its 32-bit words, and their multipliers; None for one that is left to numpy."""
+        count = 2 * self.words
+        return (f"<{count}I", tuple(self.multipliers.tolist())) if count <= _SHORT else None
 
     @cached_property
     def constant(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from struct import Struct
+from operator import mul
+from struct import Struct, unpack
 from typing import Final
 
 import numpy as np
@@ -98,12 +99,16 @@ def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | N
     """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`."""
     if len(blobs) != 1 or layout.has_tail:
         return _whole(blobs, keys.own, layout)
-    # One row with one call of numpy's.
+    # One row, without numpy unless it is long.
     blob = blobs[0]
     if type(blob) is not bytes or len(blob) != layout.least_bytes or not blob.startswith(layout.head):
         return None
-    own = keys.first if keys.one is None else keys.one
-    if (int(np.frombuffer(blob, _HALVES).dot(layout.multipliers)) + own + layout.constant) & MASK:
+    total = (keys.first if keys.one is None else keys.one) + layout.constant
+    if (in_ints := layout.in_ints) is not None:
+        total += sum(map(mul, unpack(in_ints[0], blob), in_ints[1]))
+    else:
+        total += int(np.frombuffer(blob, _HALVES).dot(layout.multipliers))
+    if total & MASK:
         return None
     return Rows(layout, None, _FRESH, blobs, None, _TIME(blob, 8 * TIME_AT)[0])  # type: ignore[arg-type]
 
