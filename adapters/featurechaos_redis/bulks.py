@@ -1,7 +1,7 @@
 """Replies of which every row is there and as long as its view's rows are: cut up where one knows the cuts to be.
 
 A parser makes an object of each row, which is most of what a reply of hundreds costs; of one row it is the way there.
-Anything else is the parser's: a row that is missing or of another length, an error, a reply that comes in pieces.
+Anything else is the parser's: a row that is missing or of another length, an error, a reply that comes in small pieces.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ class Whole(Protocol):
     def cut(self, data: bytes | bytearray) -> list[Any] | None:
         """The rows in the first `size` bytes, one after another or, packed, ask by ask; None if they aren't whole."""
 
+    def begins(self, data: bytes | bytearray, size: int) -> bool:
+        """Whether the first `size` bytes, fewer than all, are a beginning that is worth waiting for the rest of.
+
+        Then the rest is still to come, whatever it is: no reply of so many rows ends there.
+        """
+
 
 class Single:
     """The reply to one key."""
@@ -42,6 +48,9 @@ class Single:
     def cut(self, data: bytes | bytearray) -> list[bytes] | None:
         return [bytes(data[self._first : self.size - 2])] if data.startswith(self._begin) else None
 
+    def begins(self, data: bytes | bytearray, size: int) -> bool:
+        return False
+
 
 class Bulk:
     """How values of one length follow one another: `gap` between two of them, `stride` from one to the next."""
@@ -53,6 +62,14 @@ class Bulk:
         self.gap = _END + self.begin
         self.gaps = np.dtype(f"V{len(self.gap)}")
         self.stride = width + len(self.gap)
+
+    def follow(self, data: bytes | bytearray, at: int, n: int) -> bool:
+        """Whether `n` such values stand there, at least one."""
+        first = at + len(self.begin)
+        if data[at:first] != self.begin:
+            return False
+        gaps = np.ndarray(n - 1, self.gaps, data, first + self.width, (self.stride,))
+        return gaps.tobytes() == self.gap * (n - 1)
 
 
 class Runs:
@@ -73,16 +90,25 @@ class Runs:
             return None
         found, at = [], len(self._begin)
         for n, bulk in self._runs:
-            first = at + len(bulk.begin)
-            if data[at:first] != bulk.begin:
+            if not bulk.follow(data, at, n):
                 return None
-            gaps = np.ndarray(n - 1, bulk.gaps, data, first + bulk.width, (bulk.stride,))
-            if gaps.tobytes() != bulk.gap * (n - 1):
-                return None
-            # A copy: the buffer takes the next reply.
-            found.append(Packed(np.ndarray((n, bulk.width >> 3), np.uint64, data, first, (bulk.stride, 8)).copy()))
+            words = np.ndarray((n, bulk.width >> 3), np.uint64, data, at + len(bulk.begin), (bulk.stride, 8))
+            found.append(Packed(words.copy()))  # the buffer takes the next reply
             at += n * bulk.stride
         return found
+
+    def begins(self, data: bytes | bytearray, size: int) -> bool:
+        if not data.startswith(self._begin):
+            return False
+        at = len(self._begin)
+        for n, bulk in self._runs:
+            came = min(n, (size - at) // bulk.stride)
+            if came and not bulk.follow(data, at, came):
+                return False
+            at += came * bulk.stride
+            if came < n:
+                return bulk.begin.startswith(data[at : min(size, at + len(bulk.begin))])
+        return False
 
 
 _single, _bulk = lru_cache(maxsize=1024)(Single), lru_cache(maxsize=1024)(Bulk)

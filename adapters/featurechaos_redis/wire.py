@@ -58,6 +58,10 @@ class Encoder:
         lengths: list[int] = []
         pairs: list[bytes] = []
         for ask in asks:
+            if len(ask.keys.ids) == 1:
+                (only,) = ask.keys.ids
+                parts += self._of(ask.view.head)[len(only)], only
+                continue
             if ask.keys.ids is not ids:  # Views of one entity list share it.
                 ids = ask.keys.ids
                 lengths, pairs = list(map(len, ids)), [b""] * (2 * len(ids))
@@ -116,6 +120,8 @@ def _are_rows(reply: list[Any]) -> bool:
     return countOf(map(type, reply), bytes) == len(reply) or _ROW_KINDS.issuperset(map(type, reply))
 
 
+_PIECES = 4
+"""In so many pieces a whole reply may come at most: smaller ones are parsed as they come."""
 MORE: Any = object()
 """Not enough bytes yet."""
 
@@ -158,10 +164,17 @@ class Replies:
         begin = self._begin
         if begin:
             if (whole := self._whole) is not None:
-                self._whole = None  # what has come so far is not all of it
+                is_large = _PIECES * size >= whole.size
+                if self._early:
+                    data, self._early = bytearray().join((self._early, memoryview(data)[:size])), b""
+                    size = len(data)
                 if size == whole.size and (cut := whole.cut(data)) is not None:
                     self._begin = b""
                     return [cut]
+                if is_large and size < whole.size and whole.begins(data, size):
+                    self._early = bytes(memoryview(data)[:size])
+                    return None
+                self._whole = None
             if self._early or size < len(begin) or not data.startswith(begin):
                 data = self._early + bytes(data[:size])
                 size = len(data)

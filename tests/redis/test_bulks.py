@@ -176,6 +176,37 @@ def test_what_comes_after_a_piece_is_no_whole_reply(kit: Kit) -> None:
     assert said([b"*", reply_of(batch.blobs)], [batch.ask], is_cut=True) is BadReply
 
 
+@pytest.mark.parametrize("gone", [None, 0, 1, LEAST - 1, LEAST, 2 * LEAST - 1])
+def test_reply_in_two_pieces_is_waited_for_where_more_must_come_and_only_there(gone: int | None, kit: Kit) -> None:
+    batches = [kit.batch(MANY[:LEAST], 5), kit.batch(MANY[:LEAST], 6, view=kit.other)]
+    asks = [batch.ask for batch in batches]
+    values: list[bytes | None] = [blob for batch in batches for blob in batch.blobs]
+    if gone is not None:
+        values[gone] = None
+    data = reply_of(values)
+    wanted = said([data], asks, is_cut=False)
+
+    for cut in range(1, len(data)):
+        assert said([data[:cut], data[cut:]], asks, is_cut=True) == wanted, cut
+        third = (cut + len(data)) // 2
+        assert said([data[:cut], data[cut:third], data[third:]], asks, is_cut=True) == wanted, cut
+
+
+def test_whole_reply_in_large_pieces_is_not_parsed(kit: Kit) -> None:
+    batch = kit.batch(MANY, 5)
+    data = reply_of(batch.blobs)
+    replies = Replies()
+    replies.expect_rows(len(MANY), whole([batch.ask], len(MANY)))
+    replies._reader = None  # type: ignore[assignment]
+    half = len(data) // 2
+
+    assert replies.feed(data[:half], half) is None
+    ((rows,),) = replies.feed(data[half:], len(data) - half) or [None]
+
+    assert type(rows) is Packed
+    assert rows == batch.blobs
+
+
 def kit_of() -> Kit:
     """The fixture `kit`, for a test that hypothesis runs many times."""
     from featurechaos.stores import Place
