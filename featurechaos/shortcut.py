@@ -93,7 +93,11 @@ class Shortcut:
         origin, wall_us, count = self._origins[source], request.wall_us, 0
         for at, ask in enumerate(asks):
             answer = answers[at]
-            rows = whole(answer, ask.keys, ask.layout) if type(answer) is list or type(answer) is Packed else None
+            rows = (
+                whole(answer, ask.keys, ask.layout, len(asks) == 1)
+                if type(answer) is list or type(answer) is Packed
+                else None
+            )
             if rows is None:
                 return None
             if (limit_us := rules[at].limit_us) is not None:

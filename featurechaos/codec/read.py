@@ -95,8 +95,11 @@ def verify(words: Words, own: NDArray[np.uint64], layout: Layout, found: NDArray
     return Rows(layout, words, verdict)
 
 
-def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | None:
-    """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`."""
+def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout, is_alone: bool = False) -> Rows | None:
+    """The rows if every one is there, intact and of this layout; else None. The straight way of `decode`.
+
+    `is_alone`: nothing else is decoded now, so that of one short row the plain ints are sooner there than numpy.
+    """
     if len(blobs) != 1 or layout.has_tail:
         return _whole(blobs, keys.own, layout)
     # One row, without numpy unless it is long.
@@ -104,7 +107,7 @@ def whole(blobs: Sequence[bytes | None], keys: Keys, layout: Layout) -> Rows | N
     if type(blob) is not bytes or len(blob) != layout.least_bytes or not blob.startswith(layout.head):
         return None
     total = (keys.first if keys.one is None else keys.one) + layout.constant
-    if (in_ints := layout.in_ints) is not None:
+    if is_alone and (in_ints := layout.in_ints) is not None:
         total += sum(map(mul, unpack(in_ints[0], blob), in_ints[1]))
     else:
         total += int(np.frombuffer(blob, _HALVES).dot(layout.multipliers))

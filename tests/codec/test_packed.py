@@ -83,20 +83,21 @@ def test_rows_of_another_width_are_no_rows_of_ours(blobs: list[bytes], layout_of
 
 @pytest.mark.parametrize("floats", [1, 20, 60], ids=["short", "usual", "long"])
 def test_any_bit_of_a_single_row_that_is_flipped_is_seen(layout_of: Any, own_of: Any, floats: int) -> None:
-    """Short rows are added up in plain ints, long ones by numpy."""
+    """Short rows by themselves are added up in plain ints, others by numpy."""
     layout: Layout = layout_of({f"f{at}": "float32" for at in range(floats)})
     (blob,) = encode(layout, {f"f{at}": np.full(1, at, np.float32) for at in range(floats)}, np.full(1, 5), own_of(1))
     keys = Keys([b"0"], own_of(1))
     assert (layout.in_ints is None) == (floats == 60)
 
-    rows = whole([blob], keys, layout)
-    assert rows is not None
-    assert [column(rows, f"f{at}").tolist() for at in range(floats)] == [[at] for at in range(floats)]
-    for bit in range(8 * len(blob)):
-        hurt = bytearray(blob)
-        hurt[bit // 8] ^= 1 << bit % 8
-        assert whole([bytes(hurt)], keys, layout) is None, bit
-    assert whole([blob], Keys([b"1"], own_of(2)[1:]), layout) is None
+    for is_alone in (True, False):
+        rows = whole([blob], keys, layout, is_alone)
+        assert rows is not None
+        assert [column(rows, f"f{at}").tolist() for at in range(floats)] == [[at] for at in range(floats)]
+        for bit in range(8 * len(blob)):
+            hurt = bytearray(blob)
+            hurt[bit // 8] ^= 1 << bit % 8
+            assert whole([bytes(hurt)], keys, layout, is_alone) is None, bit
+        assert whole([blob], Keys([b"1"], own_of(2)[1:]), layout, is_alone) is None
 
 
 def assert_same(one: Rows, other: Rows) -> None:
