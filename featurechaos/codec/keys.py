@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from operator import countOf
 from typing import Any, Final
 
 import numpy as np
@@ -128,19 +130,19 @@ def _plain_integers(key: JoinKey, column: Any) -> Keys | None:
     """Distinct plain ints within bounds, the usual case, with a third of the calls; else None."""
     if type(column) is not list or not column or key.dtype.name not in {"int32", "int64"}:
         return None
-    try:
-        text = to_json(column)  # a fifth of what `repr` takes, and only ints look like ints
-        if text.translate(None, b"0123456789-,") != b"[]":
-            return None
-        values = np.array(column, np.int64)
-    except (ValueError, TypeError, OverflowError):
+    if countOf(map(type, column), int) < len(column):
         return None
+    try:
+        numbers = struct.pack(f"{len(column)}q", *column)
+    except struct.error:
+        return None
+    values = np.frombuffer(numbers, np.int64)  # with `pack` two thirds of what numpy takes for a list
     if key.dtype.name == "int32" and not (-_BOUND["int32"] <= values.min() and values.max() < _BOUND["int32"]):
         return None
     if len(set(column)) < len(column):
         return None
     own = spread(values.view(np.uint64))
-    return Keys(text[1:-1].split(b","), own, own)
+    return Keys(to_json(column)[1:-1].split(b","), own, own)  # a fifth of what `repr` takes
 
 
 def _of_texts(join_keys: Sequence[JoinKey], columns: Sequence[Any]) -> Encoded:
