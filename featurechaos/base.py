@@ -400,18 +400,18 @@ class BaseClient(Locked):
 
     def _forget(self, batch: Batch) -> None:
         """What was remembered of rows just written is old now; of deleted ones it must not come back."""
-        memory, base, ids = self._serving.memory, batch.ask.view.base, batch.ask.keys.ids
+        memory, base, keys = self._serving.memory, batch.ask.view.base, batch.ask.keys
         if not memory.keeps(base):
             return
         if batch.is_burial:
-            memory.bury(base, ids, batch.event_time.tolist())
+            memory.bury(base, keys.ids, batch.event_time.tolist(), keys.own)
             if self._keepsakes is not None:
                 try:
-                    self._keepsakes.bury(base, ids, batch.event_time.tolist())
+                    self._keepsakes.bury(base, keys.ids, batch.event_time.tolist())
                 except OSError as error:
                     log.warning("deleted rows of %r may be remembered after a restart: %s", base, error)
         else:
-            memory.forget(base, ids)
+            memory.forget(base, keys.ids, keys.own)
 
     def _report(self, batch: Batch, counts: Mapping[str, WriteCounts]) -> WriteReport:
         """What became of a write; raises PartialWrite if a source did not take it."""

@@ -20,8 +20,12 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featurechaos.clock import Clock
 from featurechaos.locks import Locked
+from featurechaos.marks import Marks
 
 T = TypeVar("T")
 
@@ -64,7 +68,8 @@ class _Together:
     """Views that are read together: `seen` are the ids whose rows have been written in each of them.
 
     They need not be written again before `until`, unless a generation was opened (`turn` has moved on). Until then
-    the newest generation of each view, in `into`, is the one to write to, while it has room for `most`.
+    the newest generation of each view, in `into`, is the one to write to, while it has room for `most`. What has a
+    mark in `marks` is in `seen`.
     """
 
     most: int
@@ -72,6 +77,7 @@ class _Together:
     until: float
     turn: int
     into: list[tuple[str, _Generation, Keep, int]] = field(default_factory=list)
+    marks: Marks = field(default_factory=Marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +134,34 @@ class LastKnown(Locked):
         ids: Sequence[bytes],
         blobs: Sequence[Sequence[bytes] | None],
         now: float | None = None,
+        own: NDArray[np.uint64] | None = None,
     ) -> None:
-        """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first."""
+        """Remember rows just read, of the same ids in each of some views; of more than the bound allows, the first.
+
+        `own` are the ids' hashes, as `Keys.own`, by which most ids that have been seen are known.
+        """
         if now is None:
             now = self._clock.monotonic()
         if (together := self._open(views, now)) is not None:
             seen = together.seen
-            if seen.issuperset(ids):
+            strange = range(len(ids)) if own is None else together.marks.strange(own)
+            fresh = [at for at in strange if ids[at] not in seen]
+            if own is not None and len(strange) - len(fresh) > len(ids) >> 3:
+                self._mark(together, ids, own, strange)
+            if not fresh:
                 return
-            fresh = [at for at, key in enumerate(ids) if key not in seen]
             if len(fresh) < len(ids):
                 ids = [ids[at] for at in fresh]
                 blobs = [rows and [rows[at] for at in fresh] for rows in blobs]
         with self._lock:
             self._settle()
             self._keep(views, ids, blobs, now)
+
+    def _mark(self, together: _Together, ids: Sequence[bytes], own: NDArray[np.uint64], strange: Sequence[int]) -> None:
+        """Know those that have been seen by their marks from now on."""
+        with self._lock:
+            known = [at for at in strange if ids[at] in together.seen]
+            together.marks.add(own[known], keys=len(together.seen))
 
     def keep_soon(self, views: tuple[str, ...], ids: list[bytes], blobs: Sequence[Sequence[bytes]], now: float) -> None:
         """The same for one id; it may wait for others, or until somebody looks: together they cost a fifth."""
@@ -223,7 +242,7 @@ class LastKnown(Locked):
             most = min(self._keeps[view].max_rows for view in views)
             together = self._together[views] = _Together(most, set(), -math.inf, self._turn)
         if together.turn != self._turn or now >= together.until:
-            together.seen, together.turn = set(), self._turn
+            together.seen, together.marks, together.turn = set(), Marks(), self._turn
             together.until = min(self._due(view, now) for view in views)
             newest = [(view, self._generations[view][:1], self._keeps[view]) for view in views]
             together.into = [(view, found[0], keep, self._most(keep)) for view, found, keep in newest if found]
@@ -241,11 +260,11 @@ class LastKnown(Locked):
         begun = generations[0].begun if generations else now
         return min(now + keep.fresh_s, begun + keep.keep_s / GENERATIONS)
 
-    def forget(self, view: str, ids: Sequence[bytes]) -> None:
+    def forget(self, view: str, ids: Sequence[bytes], own: NDArray[np.uint64] | None = None) -> None:
         """Drop rows: they have just been written, or an online source has their tombstones."""
         with self._lock:
             self._settle()
-            self._drop(view, ids)
+            self._drop(view, ids, own)
 
     def doubt(self, view: str, ids: Sequence[bytes]) -> None:
         """Drop rows that an online source says do not exist; they are kept aside in case it has lost its data."""
@@ -275,19 +294,21 @@ class LastKnown(Locked):
                 lost = [key for key, blob in zip(rows, had, strict=True) if blob is None]
                 self.keep((view,), lost, ([rows[key] for key in lost],))
 
-    def bury(self, view: str, ids: Sequence[bytes], event_time: Sequence[int]) -> None:
+    def bury(
+        self, view: str, ids: Sequence[bytes], event_time: Sequence[int], own: NDArray[np.uint64] | None = None
+    ) -> None:
         """Drop rows that were deleted at `event_time` (us), and whatever older copy of them still arrives."""
         now, keep = self._clock.monotonic(), self._keeps[view]
         with self._lock:
             self._settle()
-            self._drop(view, ids)
+            self._drop(view, ids, own)
             buried = self._buried[view]
             for key in ids:
                 buried.pop(key, None)
             buried.update(zip(ids, ((us, now) for us in event_time), strict=True))
             _shortened(buried, keep.max_rows, lambda entry: now - entry[1] >= keep.keep_s)
 
-    def _drop(self, view: str, ids: Sequence[bytes]) -> None:
+    def _drop(self, view: str, ids: Sequence[bytes], own: NDArray[np.uint64] | None = None) -> None:
         for generation in self._generations[view]:
             before = len(generation.rows)
             for key in ids:
@@ -296,6 +317,10 @@ class LastKnown(Locked):
         for views, together in self._together.items():
             if view in views:
                 together.seen.difference_update(ids)
+                if own is None:
+                    together.marks = Marks()
+                else:
+                    together.marks.drop(own)
         for key in ids:
             self._aside[view].pop(key, None)
 

@@ -119,11 +119,12 @@ class Shortcut:
         started.seconds = seconds
         for views, places in groups:
             blobs: Any = answers if len(places) == len(answers) else [answers[at] for at in places]
-            ids = asks[places[0]].keys.ids
+            keys = asks[places[0]].keys
+            ids = keys.ids
             if len(ids) == 1:
                 self._memory.keep_soon(views, ids, blobs, now)
             else:
-                self._memory.keep(views, ids, blobs, now)
+                self._memory.keep(views, ids, blobs, now, keys.own)
         return parts
 
     def left(self, started: Started) -> None:

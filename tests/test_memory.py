@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurechaos import marks
+from featurechaos.codec.hashing import spread
 from featurechaos.memory import Keep, LastKnown
 from featurechaos.testing import ManualClock
 
@@ -204,6 +207,86 @@ def test_of_rows_some_of_which_are_new_only_those_are_written() -> None:
     assert memory.find("v", ids(0, 1, 2, 3)) == [b"v0", b"v1", b"v2", b"v3"]
     assert memory.find("w", ids(0, 1, 2, 3)) == [b"w0", b"w1", b"w2", b"w3"]
     assert memory.size("v") == 4
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("keep"), st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=20)),
+        st.tuples(st.sampled_from(["forget", "bury"]), st.lists(st.integers(0, 30), unique=True, max_size=3)),
+        st.tuples(st.just("wait"), st.sampled_from([1.0, 9.0])),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS, st.sampled_from([4, 1 << 12]))
+def test_known_by_their_marks_or_by_their_ids_the_same_rows_are_remembered(
+    steps: list[tuple[str, object]], places: int
+) -> None:
+    """In tables of four places marks push each other out all the time."""
+    clock = ManualClock()
+    keeps = {"v": Keep(keep_s=80, fresh_s=10, max_rows=80), "w": Keep(keep_s=160, fresh_s=20)}
+    by_id, by_mark = LastKnown(clock, keeps), LastKnown(clock, keeps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marks, "_LEAST", places)
+        patch.setattr(marks, "_MOST", places)
+        for number, (step, numbers) in enumerate(steps):
+            if step == "wait":
+                clock.advance(numbers)  # type: ignore[arg-type]
+                continue
+            some: list[int] = numbers  # type: ignore[assignment]
+            own = spread(np.array(some, np.int64).view(np.uint64))
+            for memory, hashes in ((by_id, None), (by_mark, own)):
+                match step:
+                    case "keep":
+                        rows = [row(100 + number)] * len(some)
+                        memory.keep(("v", "w"), ids(*some), (rows, rows), own=hashes)
+                    case "forget":
+                        memory.forget("w", ids(*some), hashes)
+                    case "bury":
+                        memory.bury("v", ids(*some), [100 + number] * len(some), hashes)
+            for view in keeps:
+                assert by_mark.find(view, ids(*range(31))) == by_id.find(view, ids(*range(31))), (step, numbers)
+
+
+def test_rows_that_were_kept_are_known_by_their_marks() -> None:
+    """Else the test above compares ids with ids."""
+    memory = LastKnown(ManualClock(), {"v": Keep()})
+    own = spread(np.arange(100, dtype=np.uint64))
+    for _ in range(2):
+        memory.keep(("v",), ids(*range(100)), ([b"a"] * 100,), own=own)
+
+    assert memory._together["v",].marks.strange(own) == []
+
+    memory.forget("v", ids(3), own[3:4])
+    assert memory._together["v",].marks.strange(own) == [3]
+    memory.forget("v", ids(4))
+    assert len(memory._together["v",].marks.strange(own)) == 100
+
+
+def test_rows_known_by_their_marks_are_written_anew_when_they_are_due() -> None:
+    clock = ManualClock()
+    memory, own = LastKnown(clock, {"v": Keep(fresh_s=10)}), spread(np.arange(10, dtype=np.uint64))
+    for _ in range(2):
+        memory.keep(("v",), ids(*range(10)), ([b"old"] * 10,), own=own)
+    clock.advance(10)
+
+    memory.keep(("v",), ids(0, 1), ([b"new"] * 2,), own=own[:2])
+    memory.keep(("v",), ids(*range(2, 10)), ([b"new"] * 8,), own=own[2:])
+
+    assert memory.find("v", ids(*range(10))) == [b"new"] * 10
+
+
+def test_a_buried_row_gets_no_mark_beside_others_that_do() -> None:
+    memory, own = LastKnown(ManualClock(), {"v": Keep()}), spread(np.arange(10, dtype=np.uint64))
+    memory.keep(("v",), ids(*range(9)), ([row(5)] * 9,), own=own[:9])
+    memory.bury("v", ids(9), [10], own[9:])
+    memory.keep(("v",), ids(*range(10)), ([row(5)] * 10,), own=own)
+    assert memory.find("v", ids(8, 9)) == [row(5), None]
+
+    memory.keep(("v",), ids(9), ([row(11)],), own=own[9:])
+
+    assert memory.find("v", ids(9)) == [row(11)]
 
 
 # Under other bounds.

@@ -58,7 +58,7 @@ class Fallback:
         """
         verdict, true, ids = walk.rows.verdicts, ~walk.injected, ask.keys.ids
         if gone := (true & (verdict == _BURIED)).nonzero()[0].tolist():
-            self._memory.forget(ask.view.base, [ids[i] for i in gone])
+            self._memory.forget(ask.view.base, [ids[i] for i in gone], ask.keys.own[gone])
         if rules.on_missing == "accept" and (missing := (true & (verdict == _MISSING)).nonzero()[0].tolist()):
             self._memory.doubt(ask.view.base, [ids[i] for i in missing])
 

@@ -34,11 +34,11 @@ class Remember:
     def _take_in(self, ask: Ask, part: Part) -> None:
         rows, view, clean = part.rows, ask.view.base, part.clean
         if clean is None and rows.blobs is not None:
-            self._memory.keep((view,), ask.keys.ids, (rows.blobs,))
+            self._memory.keep((view,), ask.keys.ids, (rows.blobs,), own=ask.keys.own)
             return
         verdict = rows.verdicts
         true = np.ones(len(rows), bool) if clean is None else clean.verdicts == _UNANSWERED
         good = np.flatnonzero(true & ((verdict == _FRESH) | (verdict == _EXPIRED) | (verdict == _PAST)))
         if len(good):
             own = ask.keys.own[good]
-            self._memory.keep((view,), [ask.keys.ids[i] for i in good], (seal(rows.take(good), own),))
+            self._memory.keep((view,), [ask.keys.ids[i] for i in good], (seal(rows.take(good), own),), own=own)
