@@ -3,8 +3,8 @@
 Generations: per stored view at most `GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
 within an eighth of the shortest of `keep_s`, ttl and hard limit is not written again: that is what keeps a
 healthy read cheap, and how much older than the last one seen the copy may be. A row is kept between 7/8 of
-`keep_s` and `keep_s` after it was last read. Views that are read together are looked at together: one look at an
-id says that the rows of all of them are there.
+`keep_s` and `keep_s` after it was last read, or until half as many others came as there is room for. Views that are read together are
+looked at together: one look at an id, or at its mark, says that the rows of all of them are there.
 
 Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back. So are, for
 a while, rows that a source said do not exist: if it turns out to have lost its data, they come back.
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurechaos.clock import Clock
+from featurechaos.codec import Packed
 from featurechaos.locks import Locked
 from featurechaos.marks import Marks
 
@@ -52,7 +53,7 @@ class Keep:
     """The length of every row, where they have but one: a hundred lengths need not be added up then."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Generation:
     """`size` counts the bytes of all that was written, replaced rows too; `is_new`: changed since it was taken."""
 
@@ -67,8 +68,9 @@ class _Generation:
 class _Together:
     """Views that are read together: `seen` are the ids whose rows have been written in each of them.
 
-    They need not be written again before `until`, unless a generation was opened (`turn` has moved on). Until then
-    the newest generation of each view, in `into`, is the one to write to, while it has room for `most`. What has a
+    They need not be written again before `until`, nor before the generations that the first of them went to, `began`,
+    are the older half. Until a generation is opened (`turn` moves on) the newest of each view, in `into`, is the one to
+    write to, while it has room for `most`. What has a
     mark in `marks` is in `seen`.
     """
 
@@ -77,6 +79,7 @@ class _Together:
     until: float
     turn: int
     into: list[tuple[str, _Generation, Keep, int]] = field(default_factory=list)
+    began: list[tuple[str, _Generation]] = field(default_factory=list)
     marks: Marks = field(default_factory=Marks)
 
 
@@ -152,7 +155,9 @@ class LastKnown(Locked):
                 return
             if len(fresh) < len(ids):
                 ids = [ids[at] for at in fresh]
-                blobs = [rows and [rows[at] for at in fresh] for rows in blobs]
+                blobs = [
+                    rows.some(fresh) if type(rows) is Packed else rows and [rows[at] for at in fresh] for rows in blobs
+                ]
         with self._lock:
             self._settle()
             self._keep(views, ids, blobs, now)
@@ -176,7 +181,23 @@ class LastKnown(Locked):
     def _open(self, views: tuple[str, ...], now: float) -> _Together | None:
         """What is known of views that are read together, while that holds."""
         together = self._together.get(views)
-        return together if together is not None and now < together.until and together.turn == self._turn else None
+        if together is None or now >= together.until:
+            return None
+        return together if together.turn == self._turn or self._holds(together) else None
+
+    def _holds(self, together: _Together) -> bool:
+        """Whether all that has been seen is in the newer half of the generations still, though some were opened."""
+        turn = self._turn
+        for view, first in together.began:
+            if first not in self._generations[view][: GENERATIONS // 2]:
+                return False
+        self._look_to_newest(together)
+        together.turn = turn  # as of before: one that was opened meanwhile is found next time
+        return True
+
+    def _look_to_newest(self, together: _Together) -> None:
+        newest = [(view, self._generations[view][0], self._keeps[view]) for view, _ in together.began]
+        together.into = [(view, found, keep, self._most(keep)) for view, found, keep in newest]
 
     def _settle(self) -> None:
         """Write what waits; under the lock, before anything else is done there."""
@@ -201,9 +222,10 @@ class LastKnown(Locked):
     ) -> None:
         together = self._open(views, now)
         if together is None or not self._wrote(together, ids, blobs):
+            before = {view: self._generations[view][:1] for view in views}
             for view, rows in zip(views, blobs, strict=True):
                 self._write(view, ids, rows or (), now)
-            self._look_no_more(views, ids, now)
+            self._look_no_more(views, ids, now, before)
 
     def _wrote(self, together: _Together, ids: Sequence[bytes], blobs: Sequence[Sequence[bytes] | None]) -> bool:
         """Write where nothing is in the way: no generation to open, no tombstone to look for. Whether it did."""
@@ -233,20 +255,27 @@ class LastKnown(Locked):
             newest.size += _size(taken)
             newest.is_new = True
 
-    def _look_no_more(self, views: tuple[str, ...], ids: Sequence[bytes], now: float) -> None:
-        """The rows of these ids have been written, those that were not buried."""
+    def _look_no_more(
+        self,
+        views: tuple[str, ...],
+        ids: Sequence[bytes],
+        now: float,
+        before: Mapping[str, tuple[_Generation, ...]],
+    ) -> None:
+        """The rows of these ids have been written, those that were not buried; `before` were the newest generations."""
         together = self._together.get(views)
         if together is None:
             if len(self._together) >= _MOST_TOGETHER:
                 self._together.clear()
             most = min(self._keeps[view].max_rows for view in views)
             together = self._together[views] = _Together(most, set(), -math.inf, self._turn)
-        if together.turn != self._turn or now >= together.until:
+        if now >= together.until or (together.turn != self._turn and not self._holds(together)):
             together.seen, together.marks, together.turn = set(), Marks(), self._turn
             together.until = min(self._due(view, now) for view in views)
-            newest = [(view, self._generations[view][:1], self._keeps[view]) for view in views]
-            together.into = [(view, found[0], keep, self._most(keep)) for view, found, keep in newest if found]
-            if len(together.into) < len(views):  # rows of none were written: there is nowhere to write yet
+            first = {view: before[view] or self._generations[view][-1:] for view in views}
+            together.began = [(view, found[0]) for view, found in first.items() if found]
+            self._look_to_newest(together)
+            if len(together.began) < len(views):  # rows of none were written: there is nowhere to write yet
                 together.until = -math.inf
         buried = [self._buried[view] for view in views if self._buried[view]]
         if buried:

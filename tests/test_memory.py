@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurechaos import marks
+from featurechaos.codec import Packed
 from featurechaos.codec.hashing import spread
 from featurechaos.memory import Keep, LastKnown
 from featurechaos.testing import ManualClock
@@ -114,6 +117,32 @@ def test_it_holds_most_of_what_it_may(max_rows: int) -> None:
     assert memory.find("v", ids(3 * max_rows // 4 * 4 - 1)) == [b"x"], "the latest are there"
 
 
+def test_rows_that_fit_in_half_of_it_are_written_once(seed: int) -> None:
+    rng, memory = Random(seed), LastKnown(ManualClock(), {"v": Keep(max_rows=800), "w": Keep(max_rows=1600)})
+    for turn in range(400):
+        some = ids(*rng.sample(range(300), 10))
+        memory.keep(("v", "w"), some, ([b"%d" % turn] * 10, [b"%d" % turn] * 10))
+
+    assert (memory.size("v"), memory.size("w")) == (300, 300), "of 100 rows a generation, of 200"
+    assert None not in memory.find("v", ids(*range(300)))
+    newest = [memory._generations[view][0] for view in ("v", "w")]
+    assert [found for _, found, _, _ in memory._together["v", "w"].into] == newest, "where the quick way writes"
+
+
+@pytest.mark.parametrize("max_rows", [8, 16, 80, 800])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_row_that_is_read_among_others_that_come_once_is_always_there(max_rows: int, every: int) -> None:
+    memory = memory_of(ManualClock(), max_rows=max_rows)
+    first = ids(0, *range(-max_rows * 4 // 7, 0))
+    memory.keep(("v",), first, ([b"x"] * len(first),))
+    for turn in range(1, 4 * max_rows):
+        memory.keep(("v",), ids(turn), ([b"x"],))
+        if turn % every == 0:
+            memory.keep(("v",), ids(0), ([b"x"],))
+
+        assert memory.find("v", ids(0, turn)) == [b"x", b"x"]
+
+
 def test_one_batch_larger_than_all_it_may_hold_keeps_a_part() -> None:
     memory = memory_of(ManualClock(), max_rows=80)
 
@@ -198,14 +227,19 @@ def test_a_row_seen_again_is_not_written_again_before_it_is_due() -> None:
     assert memory.find("w", ids(1)) == [b"new"], "the shortest of their times holds"
 
 
-def test_of_rows_some_of_which_are_new_only_those_are_written() -> None:
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_of_rows_some_of_which_are_new_only_those_are_written(*, is_packed: bool) -> None:
+    def rows(*numbers: int) -> Sequence[bytes]:
+        blobs = [b"%016d" % number for number in numbers]
+        return Packed(np.frombuffer(b"".join(blobs), np.uint64).reshape(-1, 2)) if is_packed else blobs
+
     clock = ManualClock()
     memory = LastKnown(clock, {"v": Keep(), "w": Keep()})
-    memory.keep(("v", "w"), ids(0, 1), ([b"v0", b"v1"], [b"w0", b"w1"]))
-    memory.keep(("v", "w"), ids(0, 1, 2, 3), ([b"n0", b"n1", b"v2", b"v3"], [b"m0", b"m1", b"w2", b"w3"]))
+    memory.keep(("v", "w"), ids(0, 2), (rows(0, 2), rows(10, 12)))
+    memory.keep(("v", "w"), ids(0, 1, 2, 3), (rows(90, 1, 92, 3), rows(90, 11, 92, 13)))
 
-    assert memory.find("v", ids(0, 1, 2, 3)) == [b"v0", b"v1", b"v2", b"v3"]
-    assert memory.find("w", ids(0, 1, 2, 3)) == [b"w0", b"w1", b"w2", b"w3"]
+    assert memory.find("v", ids(0, 1, 2, 3)) == rows(0, 1, 2, 3)
+    assert memory.find("w", ids(0, 1, 2, 3)) == rows(10, 11, 12, 13)
     assert memory.size("v") == 4
 
 

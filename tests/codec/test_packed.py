@@ -36,6 +36,7 @@ def test_it_is_a_list_of_its_rows(blobs: list[bytes]) -> None:
     assert rows != "rows"
     assert [list(rows[cut]) for cut in (slice(2, 5), slice(None, None, 7))] == [blobs[2:5], blobs[::7]]
     assert list(packed(blobs)[:0]) == []
+    assert [rows.some(places) for places in ([3, 1], [])] == [[blobs[3], blobs[1]], []]
     with pytest.raises(IndexError):
         rows[N]
 
