@@ -3,8 +3,8 @@
 Generations: per stored view at most `GENERATIONS` dicts of id -> row, newest first, swapped whole. A row seen again
 within an eighth of the shortest of `keep_s`, ttl and hard limit is not written again: that is what keeps a
 healthy read cheap, and how much older than the last one seen the copy may be. A row is kept between 7/8 of
-`keep_s` and `keep_s` after it was last read, or until half as many others came as there is room for. Views that are read together are
-looked at together: one look at an id, or at its mark, says that the rows of all of them are there.
+`keep_s` and `keep_s` after it was last read, or until half as many others came as there is room for. Views that are
+read together are looked at together: one look at an id, or at its mark, says that the rows of all of them are there.
 
 Tombstones are kept beside: an answer that was on its way when a row was deleted does not bring it back. So are, for
 a while, rows that a source said do not exist: if it turns out to have lost its data, they come back.
