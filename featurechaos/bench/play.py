@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -142,8 +143,12 @@ def _stage(setup: Setup, say: Say) -> Iterator[Stage]:
         processes: Any = {one.spec.target: one.process for one in setup.breaks if one.process is not None}
         stage = Stage(client, setup.features, draw, processes=processes)
         _warm_up(setup, stage)
-        client.ready()
-        yield stage
+        # A full collection of what the bench itself holds would be told as what users feel.
+        client.ready(freeze=True)
+        try:
+            yield stage
+        finally:
+            gc.unfreeze()
 
 
 def _alone(settings: Settings) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,25 @@ def test_an_injected_outage_hits_every_read_of_the_bench_and_is_over_at_its_end(
     verdict = judge(figures)
     assert verdict.exit_code == 1
     assert "of rows were without a stored value" in verdict.sentence
+
+
+@pytest.mark.slow
+def test_what_the_bench_itself_holds_is_not_collected_while_users_wait(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.unfreeze()
+    draw, frozen = Pool.draw, [gc.get_freeze_count()]
+
+    def drawn(*asked: Any) -> Any:
+        frozen.append(gc.get_freeze_count())
+        return draw(*asked)
+
+    monkeypatch.setattr(Pool, "draw", drawn)
+
+    play(setup(settings), tmp_path / "history.jsonl")
+
+    assert frozen[-1] > frozen[0] + 1000
+    assert gc.get_freeze_count() == frozen[0]
 
 
 @pytest.mark.slow
