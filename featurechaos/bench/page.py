@@ -13,6 +13,7 @@ from featurechaos.bench.plots import plots
 from featurechaos.bench.verdict import Verdict
 from featurechaos.drills import parts
 from featurechaos.drills.checks import Outcome
+from featurechaos.drills.load import GRACE_S
 from featurechaos.drills.measures import shown
 
 _HEADS = ("Origin", "#Rows", "#Share", "#p50", "#p90", "#p99", "#p99.9", "#Max", "#Late", "#Oldest row")
@@ -40,10 +41,10 @@ def title(figures: Figures) -> str:
 
 
 def _head(figures: Figures, verdict: Verdict) -> str:
-    said = f'<p class="said"><strong>{escape(_sentence(verdict.sentence))}</strong></p>'
+    said = f'<p class="said"><strong>{parts.prose(_sentence(verdict.sentence))}</strong></p>'
     if verdict.outcome is not Outcome.HELD:
         served = words.served(figures.phases.get("during") or figures.healthy, figures.record.image_age_s)
-        said += f'<p class="said soft">{escape(_sentence(served))}.</p>'
+        said += f'<p class="said soft">{parts.prose(_sentence(served))}.</p>'
     return f"<header>{parts.badge(verdict.outcome)}<h1>{escape(title(figures))}</h1>{said}</header>\n"
 
 
@@ -57,11 +58,12 @@ def _tiles(figures: Figures) -> Iterator[tuple[str, str, str]]:
         words.time(_rare(stretch)),
         usual if during else f"deadline {words.time(asked.deadline_s)}",
     )
+    most = words.time(asked.deadline_s + GRACE_S)
     in_time = 1 - (stretch.late + stretch.failed) / max(stretch.requests, 1)
     yield (
         "Answered in time",
         shown(max(in_time, 0.0), "share"),
-        f"{when}: {stretch.late:,} late, {stretch.failed:,} failed of {stretch.requests:,}",
+        f"{when}: {stretch.late:,} later than {most}, {stretch.failed:,} failed of {stretch.requests:,}",
     )
     if during:
         yield "Rows with a stored value", shown(1 - during.lost, "share"), f"{shown(1 - healthy.lost, 'share')} before"
@@ -69,7 +71,9 @@ def _tiles(figures: Figures) -> Iterator[tuple[str, str, str]]:
         back = figures.recovery.after_s
         place = figures.first_origin.name if figures.first_origin else "it"
         big = "not seen" if back is None else "at once" if not figures.recovery.lost_s else words.time(back)
-        yield f"{place} serves again", big, "from the end of the fault, for good"
+        after = figures.phases["after"]
+        seen = f"within {words.time(after.end_s - after.begin_s)} of" if back is None else "from"
+        yield f"{place} serves again", big, f"{seen} the end of the fault, for good"
     if cold := figures.record.cold.get("during") or figures.record.cold.get("before"):
         is_during = "during" in figures.record.cold
         yield "A new process", words.time(cold.good_s), f"to its first good answer{', while it is broken' * is_during}"
@@ -80,7 +84,7 @@ def _rare(stretch: Stretch) -> float | None:
 
 
 def _feel(verdict: Verdict) -> str:
-    told = "".join(f"<dt>{escape(head)}</dt><dd>{escape(_sentence(text))}</dd>" for head, text in verdict.said)
+    told = "".join(f"<dt>{escape(head)}</dt><dd>{parts.prose(_sentence(text))}</dd>" for head, text in verdict.said)
     return f'<section><h2>What users feel</h2><dl class="feel">{told}</dl></section>\n'
 
 

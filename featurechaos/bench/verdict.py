@@ -64,7 +64,7 @@ def judge(figures: Figures) -> Verdict:
     if not any(_unwell(figures)):
         found += _weaknesses(figures)
     outcome, sentence = min(found, key=lambda one: WORST_FIRST.index(one[0]), default=(Outcome.HELD, _held(figures)))
-    return Verdict(outcome, sentence, tuple(words.said(figures)))
+    return Verdict(outcome, sentence if sentence.endswith((".", "?")) else f"{sentence}.", tuple(words.said(figures)))
 
 
 def _ends(figures: Figures) -> Iterator[Found]:
@@ -159,7 +159,7 @@ def _unbroken(figures: Figures) -> Iterator[Found]:
 
 
 def _weaknesses(figures: Figures) -> Iterator[Found]:
-    deadline = words.time(figures.record.asked.deadline_s)
+    deadline_s = figures.record.asked.deadline_s
     is_overloaded = any(_overloaded(figures))
     for name, stretch in figures.phases.items():
         when = _when(name, figures)
@@ -168,7 +168,7 @@ def _weaknesses(figures: Figures) -> Iterator[Found]:
         may_be_late = max(_may_be_late(stretch), _may_be_noise(stretch, figures))
         if stretch.told_late > may_be_late and not is_overloaded:
             late, slowest = words.count(stretch.told_late, stretch.requests), words.time(stretch.spread.max_s)
-            told = f"{late} answers came later than the deadline of {deadline}, the slowest after {slowest}"
+            told = f"{late} answers came {words.past(deadline_s)}, the slowest after {slowest}"
             yield Outcome.WEAKNESS, f"{when}, {told}"
     asked = figures.record.asked
     if figures.lost > asked.may_lose:
@@ -211,8 +211,7 @@ def _when(name: str, figures: Figures) -> str:
 
 def _held(figures: Figures) -> str:
     stretch = figures.phases.get("during") or figures.healthy
-    high = stretch.spread.p99_s if stretch.spread.p99_s is not None else stretch.spread.max_s
     deadline = words.time(figures.record.asked.deadline_s)
     when = f"While {words.broken(figures)}" if figures.record.asked.broken else "With nothing broken"
     served = words.served(stretch, figures.record.image_age_s)
-    return f"{when}, users got their answers in p99 {words.time(high)} (deadline {deadline}); {served}."
+    return f"{when}, users got {words.nearly_all(stretch)} (deadline {deadline}); {served}."

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from featurechaos.bench.cold import Cold
 from featurechaos.bench.figures import Figures, Share, Stretch
+from featurechaos.drills.load import GRACE_S
 from featurechaos.drills.measures import shown
 from featurechaos.model import Origin
 
@@ -34,17 +35,26 @@ def broken(figures: Figures, verb: str = "was ") -> str:
 
 def answered(stretch: Stretch, figures: Figures) -> str:
     """How fast, and how many were late or failed."""
-    high = stretch.spread.p99_s if stretch.spread.p99_s is not None else stretch.spread.max_s
-    name = "99 of 100 answers" if stretch.spread.p99_s is not None else "every answer"
-    return f"{name} within {time(high)}, the slowest {time(stretch.spread.max_s)}; {troubles(stretch, figures)}"
+    return f"{nearly_all(stretch)}, the slowest {time(stretch.spread.max_s)}; {troubles(stretch, figures)}"
+
+
+def nearly_all(stretch: Stretch) -> str:
+    """`99 of 100 answers within 12 ms`, or every one where there are too few to say that."""
+    if stretch.spread.p99_s is None:
+        return f"every answer within {time(stretch.spread.max_s)}"
+    return f"99 of 100 answers within {time(stretch.spread.p99_s)}"
+
+
+def past(deadline_s: float) -> str:
+    """Where an answer is late: not at the deadline itself."""
+    return f"more than {time(GRACE_S)} past the deadline of {time(deadline_s)}"
 
 
 def troubles(stretch: Stretch, figures: Figures) -> str:
-    deadline = time(figures.record.asked.deadline_s)
-    late = f"{count(stretch.late, stretch.requests)} later than the deadline of {deadline}"
-    if not stretch.late:
-        late = f"none later than the deadline of {deadline}"
-    elif stretch.excused:
+    late = (
+        f"{count(stretch.late, stretch.requests) if stretch.late else 'none'} {past(figures.record.asked.deadline_s)}"
+    )
+    if stretch.excused:
         late += f" ({stretch.excused:,} of them while the machine was busy elsewhere)"
     return f"{late}, {'none' if not stretch.failed else count(stretch.failed, stretch.requests)} failed"
 
@@ -152,7 +162,8 @@ def started(cold: Cold) -> str:
     told = f"first good answer {time(cold.good_s)} after it was started, from {ORIGINS[most]}"
     if cold.first_s is not None and cold.good_s > cold.first_s:
         poor = max(cold.first_origins, key=lambda name: cold.first_origins[name])
-        told += f"; from {time(cold.first_s)} on it answered, with rows from {ORIGINS[poor]} until then"
+        values = "without values" if poor == Origin.NONE.name else f"with rows from {ORIGINS[poor]}"
+        told += f"; before that, from {time(cold.first_s)} on, it answered {values}"
     if cold.has_local:
         whole = f"after {time(cold.whole_s)}" if cold.whole_s is not None else f"not within {time(cold.looked_s)}"
         told += f"; local copies whole {whole}"

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from featurechaos.bench.figures import Figures
-from featurechaos.bench.words import broken, time
+from featurechaos.bench.words import broken, past
 from featurechaos.cli.output import stdout
 from featurechaos.drills.load import GRACE_S
 
@@ -48,7 +48,7 @@ def strip(slices: list[Mapping[str, Any]], figures: Figures) -> Iterator[Text]:
     mains = [max(one["rows"], key=one["rows"].get, default="NONE") for one in slices]
     yield Text("origin  ").append_text(Text("").join(Text(name[0], style=_STYLES[name]) for name in mains))
     met = ", ".join(f"{name[0]} {name}" for name in _STYLES if name in mains)
-    late = f"{_PAST} one was later than the deadline of {time(deadline_s)}"
+    late = f"{_PAST} one came {past(deadline_s)}"
     yield Text(f"        9 of 10 answers within, on a log scale; {late}; {met}", style="dim")
 
 
@@ -58,11 +58,11 @@ def _phase(one: Mapping[str, Any], begin_s: float, end_s: float) -> str:
 
 
 def _heads(names: list[str], broken_name: str) -> Text:
-    """Each phase's name at its first column, as far as there is room."""
+    """Each phase's name at its first column: `during` where what was broken is too long for its room."""
     line = Text("        ")
     for name, group in groupby(names):
         room = len(list(group))
-        word = broken_name if name == "during" else name
+        word = broken_name if name == "during" and len(broken_name) < room else name
         line.append(word[: max(room - 1, 0)].ljust(room), style="bold red" if name == "during" else "bold")
     return line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -52,17 +53,22 @@ def tiles(told: Iterable[tuple[str, str, str]]) -> str:
     """The few numbers that matter, each with its name above and something small below."""
     inside = "".join(
         f'<div class="tile"><dt>{escape(name)}</dt><dd class="big">{escape(big)}</dd>'
-        f'<dd class="small">{escape(small)}</dd></div>'
+        f'<dd class="small">{prose(small)}</dd></div>'
         for name, big, small in told
     )
     return f'<dl class="tiles">{inside}</dl>\n'
+
+
+def prose(text: str) -> str:
+    """Text as HTML that breaks no line between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:ms|s|min|h|d)\b|%)", "\N{NO-BREAK SPACE}", escape(text))
 
 
 def section(plot: Plot) -> str:
     """A picture with its title, what it says in words, and its key."""
     key = "".join(f'<li><i class="{kind}"></i>{escape(name)}</li>' for kind, name in plot.key)
     return (
-        f'<section id="{plot.name}"><h2>{escape(plot.title)}</h2><p class="soft">{escape(plot.says)}</p>'
+        f'<section id="{plot.name}"><h2>{escape(plot.title)}</h2><p class="soft">{prose(plot.says)}</p>'
         f'<ul class="key" aria-label="Key">{key}</ul>{plot.wide}{plot.narrow}</section>\n'
     )
 

@@ -121,7 +121,10 @@ def test_how_a_new_process_fares_is_a_sentence() -> None:
     )
     assert words.started(LATER) == (
         "first good answer 2 s after it was started, from a snapshot; "
-        "from 800 ms on it answered, with rows from defaults until then"
+        "before that, from 800 ms on, it answered with rows from defaults"
+    )
+    assert words.started(replace(LATER, first_origins={"NONE": 10})).endswith(
+        "from 800 ms on, it answered without values"
     )
     assert words.started(NEVER) == "answers from 800 ms on, but no good one within 30 s: rows from defaults"
     assert words.started(Cold(why="no")) == "could not be measured: no"

@@ -55,8 +55,10 @@ def test_nothing_is_fetched_and_every_tag_is_closed(story: Story, tmp_path: Path
 
 
 def test_it_answers_what_users_feel(tmp_path: Path) -> None:
-    text = unescape(written(Story(cold=COLD, opened_s=2.0), tmp_path))
+    text = written(Story(cold=COLD, opened_s=2.0), tmp_path)
 
+    assert "deadline 50\N{NO-BREAK SPACE}ms)" in text, "no line ends between a number and its unit"
+    text = unescape(text).replace("\N{NO-BREAK SPACE}", " ")
     assert "<h1>What users feel while primary is frozen</h1>" in text
     assert "99 % of rows came from a snapshot 3 h old and 1 % from defaults" in text
     assert text.count(">deadline 50 ms<") == 4, "a line in both plots of latency, in both sizes"
@@ -64,6 +66,13 @@ def test_it_answers_what_users_feel(tmp_path: Path) -> None:
     assert text.count("PRIMARY again, +3") == 2
     assert text.count('class="fault"') == 2
     assert "not within 30 s" in text
+    assert "0 later than 60 ms, 0 failed of 500" in text
+
+
+def test_a_source_that_does_not_come_back_was_waited_for_so_long(tmp_path: Path) -> None:
+    text = written(Story(fault="process_kill", back_s=None), tmp_path).replace("\N{NO-BREAK SPACE}", " ")
+
+    assert '>not seen</dd><dd class="small">within 10 s of the end of the fault, for good<' in text
 
 
 def test_dots_are_of_their_origin_and_none_is_left_out_that_could_be_seen(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from featurechaos.bench.figures import Figures
 from featurechaos.cli.sampling import pool_of
+from featurechaos.cli.strips import strip
 from featurechaos.config import load
 from featurechaos.errors import RequestError
+from tests.bench.stories import Story
 from tests.cli.conftest import Run, start
 
 FAST = ("--for-s", "0.5", "--rate", "40", "--batch", "2", "--no-cold")
@@ -94,6 +97,15 @@ def test_a_bench_with_nothing_broken_is_a_table_and_a_verdict(armed: Path, run: 
     assert any(line.startswith("origin  N") for line in lines)
     assert lines[-1] == "report: out/report.html"
     assert {path.name for path in (armed / "out").iterdir()} == {"report.html", "bench.json", "history.jsonl"}
+
+
+def test_what_was_broken_is_named_above_the_strip_where_there_is_room() -> None:
+    figures = Figures.of(Story().record())
+    slices = figures.as_dict()["timeline"]
+
+    heads = [next(strip(slices[::step], figures)).plain.split() for step in (1, 2)]
+
+    assert heads == [["before", "primary", "frozen", "after"], ["before", "during", "after"]]
 
 
 @pytest.mark.slow
