@@ -18,6 +18,7 @@ from featurechaos.stores import Ask
 from featurechaos_redis import AsyncRedisStore, RedisStore
 from featurechaos_redis.bulks import LEAST, whole
 from featurechaos_redis.errors import BadReply
+from featurechaos_redis.resp3 import PushedReplies
 from featurechaos_redis.wire import Replies, answers
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def reply_of(values: Sequence[bytes | None]) -> bytes:
     return b"*%d\r\n" % len(values) + b"".join(bulks)
 
 
-def said(pieces: Sequence[bytes], asks: Sequence[Ask], *, is_cut: bool) -> Any:
+def said(pieces: Sequence[bytes], asks: Sequence[Ask], *, is_cut: bool, kind: type[Replies] = Replies) -> Any:
     """What becomes of a reply that comes in these pieces; where it lies is written over after each."""
     count = sum(len(ask.keys) for ask in asks)
-    replies = Replies()
+    replies = kind()
     replies.expect_rows(count, whole(asks, count) if is_cut else None)
     try:
         got = None
@@ -88,23 +89,33 @@ def test_replies_nobody_knows_the_length_of_or_of_few_rows_are_parsed(kit: Kit, 
     ids = MANY if "s" in features else MANY[: LEAST - 1]
 
     assert whole([kit.ask(ids, view)], len(ids)) is None
-    assert whole([kit.ask(MANY), kit.ask([])], len(MANY)) is None
+    assert whole([kit.ask(MANY[:LEAST])], LEAST) is not None
 
 
+def test_ask_of_no_rows_among_others_has_no_place_in_a_whole_reply(kit: Kit) -> None:
+    batch = kit.batch([f"u{at}" for at in range(2 * LEAST)], 5)
+    asks = [batch.ask, kit.ask([])]
+
+    assert whole(asks, 2 * LEAST) is None
+    assert said([reply_of(batch.blobs)], asks, is_cut=True) == [batch.blobs, []]
+
+
+PUSH = b">1\r\n$1\r\na\r\n"
 DAMAGE = st.one_of(
     st.just(("none",)),
     st.tuples(st.just("missing"), st.integers(0, 10_000)),
     st.tuples(st.just("flip"), st.integers(0, 10_000), st.integers(0, 7)),
     st.tuples(st.just("shift"), st.integers(0, 10_000)),
     st.tuples(st.just("longer"), st.integers(0, 10_000)),
-    st.tuples(st.just("more"), st.sampled_from([b"\r\n", b"+OK\r\n", b"$1\r\na\r\n"])),
+    st.tuples(st.just("more"), st.sampled_from([b"\r\n", b"+OK\r\n", b"$1\r\na\r\n", PUSH, PUSH[:4]])),
+    st.tuples(st.just("pushed"), st.integers(1, 2)),
     st.tuples(st.just("swap"), st.integers(0, 10_000)),
 )
 
 
 def damaged(values: list[bytes | None], damages: Sequence[tuple[Any, ...]]) -> bytes:
     """The reply of these rows, after that."""
-    flips, rest = [], b""
+    flips, first, rest = [], b"", b""
     for damage in damages:
         at = damage[1] % len(values) if len(damage) > 1 and isinstance(damage[1], int) else 0
         value = values[at] or b""
@@ -119,9 +130,11 @@ def damaged(values: list[bytes | None], damages: Sequence[tuple[Any, ...]]) -> b
                 values[at], values[0] = values[0], values[at]
             case "more":
                 rest = damage[1]
+            case "pushed":
+                first = PUSH * damage[1]
             case "flip":
                 flips.append(damage[1:])
-    data = bytearray(reply_of(values) + rest)
+    data = bytearray(first + reply_of(values) + rest)
     for at, bit in flips:
         data[at % len(data)] ^= 1 << bit
     return bytes(data)
@@ -131,6 +144,8 @@ def damaged(values: list[bytes | None], damages: Sequence[tuple[Any, ...]]) -> b
 @example(LEAST, True, [("more", b"$1\r\na\r\n")], [])
 @example(LEAST, True, [("shift", 5)], [])
 @example(LEAST, False, [("missing", 3)], [400])
+@example(LEAST, False, [("pushed", 1)], [])
+@example(LEAST, False, [("more", PUSH[:4])], [900])
 @given(
     st.sampled_from([1, LEAST, LEAST + 3]), st.booleans(), st.lists(DAMAGE, max_size=2), st.lists(st.integers(1, 900))
 )
@@ -148,7 +163,8 @@ def test_reply_says_what_the_parser_makes_of_it(
     asks = [batch.ask for batch in batches]
 
     for each in ([data], pieces):
-        assert said(each, asks, is_cut=True) == said(each, asks, is_cut=False)
+        for kind in (Replies, PushedReplies):
+            assert said(each, asks, is_cut=True, kind=kind) == said(each, asks, is_cut=False, kind=kind)
 
 
 @pytest.mark.parametrize("n", [1, LEAST])
@@ -190,6 +206,34 @@ def test_reply_in_two_pieces_is_waited_for_where_more_must_come_and_only_there(g
         assert said([data[:cut], data[cut:]], asks, is_cut=True) == wanted, cut
         third = (cut + len(data)) // 2
         assert said([data[:cut], data[cut:third], data[third:]], asks, is_cut=True) == wanted, cut
+
+
+def test_row_that_says_what_ought_to_stand_there_keeps_nobody_waiting(kit: Kit) -> None:
+    """The reply has ended; eight bytes on, where the last row ought to begin, its own bytes say that it begins."""
+    batch = kit.batch(MANY[:LEAST], 5)
+    values: list[bytes | None] = [batch.blobs[0][8:], *batch.blobs[1:-1], bytes(3) + b"$%d\r\n" % len(batch.blobs[0])]
+    values[-1] = (values[-1] or b"").ljust(len(batch.blobs[0]))
+
+    assert said([reply_of(values)], [batch.ask], is_cut=True) == [values]
+
+
+def test_reply_of_another_count_is_refused_at_once(kit: Kit) -> None:
+    batch = kit.batch(MANY[:LEAST], 5)
+
+    assert said([reply_of(batch.blobs[1:])], [batch.ask], is_cut=True) is BadReply
+
+
+def test_reply_in_small_pieces_is_parsed_as_it_comes(kit: Kit) -> None:
+    """Were they put together, each would be looked at again with every one that follows."""
+    batch = kit.batch(MANY, 5)
+    data = reply_of(batch.blobs)
+    replies = Replies()
+    replies.expect_rows(len(MANY), whole([batch.ask], len(MANY)))
+
+    assert replies.feed(data, len(data) // 5) is None
+
+    assert not replies._early
+    assert replies._reader.has_data()
 
 
 def test_whole_reply_in_large_pieces_is_not_parsed(kit: Kit) -> None:
