@@ -81,7 +81,8 @@ class Partial:
 
 
 Answer = list[bytes | None] | Packed | Block | Columns | Partial
-"""One ask's rows in its order: packed rows (None where the store has no such key), or the other forms."""
+"""One ask's rows in its order: packed rows (None where the store has no such key; `Packed` where each is there), or the
+other forms."""
 
 
 @dataclass(slots=True, eq=False)

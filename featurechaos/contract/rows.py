@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurechaos.codec import Layout, Rows, column, encode_keys, encode_tombstones, nulls
+from featurechaos.codec import Layout, Packed, Rows, column, encode_keys, encode_tombstones, nulls
 from featurechaos.contract.values import NOW_US
 from featurechaos.model import DType, Feature, JoinKey, View
 from featurechaos.stores import Ask, Batch, Block, Columns
@@ -89,7 +89,9 @@ def damaged(blob: bytes, how: str) -> bytes:
 
 def spoil(answer: Any) -> None:
     """Write over an answer, as its owner may."""
-    if isinstance(answer, Block):
+    if isinstance(answer, Packed):
+        answer.words[...] = 0
+    elif isinstance(answer, Block):
         answer.words[...] = 0
         answer.found[...] = False
     elif isinstance(answer, Columns):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
+from featurechaos.codec import Packed
 from featurechaos.model import View
-from featurechaos.stores import Ask, Place
+from featurechaos.stores import Answer, Ask, Place
 from featurechaos.testing import AsyncMemoryStore, AsyncStoreContract, MemorySpec, MemoryStore, StoreContract
 
 
@@ -25,6 +28,26 @@ class TestMemoryStore(StoreContract):
 
     def put(self, store: MemoryStore, ask: Ask, blobs: Sequence[bytes]) -> None:
         store.put(ask, blobs)
+
+
+class PackedStore(MemoryStore):
+    """What it answers is in one piece where every row is there and they are of one length."""
+
+    def read(self, asks: Sequence[Ask], until: float, *, as_of_us: int | None = None) -> list[Answer]:
+        return [in_one_piece(answer) for answer in super().read(asks, until, as_of_us=as_of_us)]
+
+
+def in_one_piece(answer: Any) -> Answer:
+    sizes = {blob and len(blob) for blob in answer}
+    if len(sizes) != 1 or not (size := sizes.pop()) or size % 8:
+        return answer  # type: ignore[no-any-return]
+    return Packed(np.frombuffer(bytearray().join(answer), np.uint64).reshape(len(answer), -1))
+
+
+class TestPackedStore(TestMemoryStore):
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.kept = PackedStore("it")
 
 
 class TestAsyncMemoryStore(AsyncStoreContract):
