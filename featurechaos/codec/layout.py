@@ -30,7 +30,7 @@ Words = NDArray[np.uint64]
 
 _MOST_DESCRIPTION_BYTES: Final = 1 << 20
 _SHORT: Final = 48
-"""Words of a row that plain ints add up sooner than numpy, which comes to it cold after a round trip."""
+"""32-bit words of a row that plain ints add up sooner than numpy, which comes to it cold after a round trip."""
 _SCALAR_RUNS: Final = (("int64", "float64", "timestamp"), ("int32", "float32"), ("bool",))
 _DESCRIPTION: Final = {"project", "base", "keys", "features"}
 
