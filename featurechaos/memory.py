@@ -37,6 +37,8 @@ MOST_BYTES = 256 << 20
 _ENTRY_BYTES = 200
 _MOST_WAITING, _TOGETHER_S = 64, 0.05
 _AT_ONCE = 256
+_FEW = 32
+"""So few ids are looked up in a set before numpy has been called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,17 @@ class LastKnown(Locked):
             now = self._clock.monotonic()
         if (together := self._open(views, now)) is not None:
             seen = together.seen
-            strange = range(len(ids)) if own is None else together.marks.strange(own)
-            fresh = [at for at in strange if ids[at] not in seen]
-            if own is not None and len(strange) - len(fresh) > len(ids) >> 3:
-                self._mark(together, ids, own, strange)
-            if not fresh:
-                return
+            if own is None or len(ids) < _FEW:
+                if seen.issuperset(ids):
+                    return
+                fresh = [at for at, key in enumerate(ids) if key not in seen]
+            else:
+                strange = together.marks.strange(own)
+                fresh = [at for at in strange if ids[at] not in seen]
+                if len(strange) - len(fresh) > len(ids) >> 3:
+                    self._mark(together, ids, own, strange)
+                if not fresh:
+                    return
             if len(fresh) < len(ids):
                 ids = [ids[at] for at in fresh]
                 blobs = [

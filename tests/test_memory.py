@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurechaos import marks
+from featurechaos import memory as memory_module
 from featurechaos.codec import Packed
 from featurechaos.codec.hashing import spread
 from featurechaos.memory import Keep, LastKnown
@@ -262,6 +263,7 @@ def test_known_by_their_marks_or_by_their_ids_the_same_rows_are_remembered(
     keeps = {"v": Keep(keep_s=80, fresh_s=10, max_rows=80), "w": Keep(keep_s=160, fresh_s=20)}
     by_id, by_mark = LastKnown(clock, keeps), LastKnown(clock, keeps)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_module, "_FEW", 2)
         patch.setattr(marks, "_LEAST", places)
         patch.setattr(marks, "_MOST", places)
         for number, (step, numbers) in enumerate(steps):
@@ -300,27 +302,27 @@ def test_rows_that_were_kept_are_known_by_their_marks() -> None:
 
 def test_rows_known_by_their_marks_are_written_anew_when_they_are_due() -> None:
     clock = ManualClock()
-    memory, own = LastKnown(clock, {"v": Keep(fresh_s=10)}), spread(np.arange(10, dtype=np.uint64))
+    memory, own = LastKnown(clock, {"v": Keep(fresh_s=10)}), spread(np.arange(90, dtype=np.uint64))
     for _ in range(2):
-        memory.keep(("v",), ids(*range(10)), ([b"old"] * 10,), own=own)
+        memory.keep(("v",), ids(*range(90)), ([b"old"] * 90,), own=own)
     clock.advance(10)
 
-    memory.keep(("v",), ids(0, 1), ([b"new"] * 2,), own=own[:2])
-    memory.keep(("v",), ids(*range(2, 10)), ([b"new"] * 8,), own=own[2:])
+    memory.keep(("v",), ids(*range(45)), ([b"new"] * 45,), own=own[:45])
+    memory.keep(("v",), ids(*range(45, 90)), ([b"new"] * 45,), own=own[45:])
 
-    assert memory.find("v", ids(*range(10))) == [b"new"] * 10
+    assert memory.find("v", ids(*range(90))) == [b"new"] * 90
 
 
 def test_a_buried_row_gets_no_mark_beside_others_that_do() -> None:
-    memory, own = LastKnown(ManualClock(), {"v": Keep()}), spread(np.arange(10, dtype=np.uint64))
-    memory.keep(("v",), ids(*range(9)), ([row(5)] * 9,), own=own[:9])
-    memory.bury("v", ids(9), [10], own[9:])
-    memory.keep(("v",), ids(*range(10)), ([row(5)] * 10,), own=own)
-    assert memory.find("v", ids(8, 9)) == [row(5), None]
+    memory, own = LastKnown(ManualClock(), {"v": Keep()}), spread(np.arange(50, dtype=np.uint64))
+    memory.keep(("v",), ids(*range(49)), ([row(5)] * 49,), own=own[:49])
+    memory.bury("v", ids(49), [10], own[49:])
+    memory.keep(("v",), ids(*range(50)), ([row(5)] * 50,), own=own)
+    assert memory.find("v", ids(48, 49)) == [row(5), None]
 
-    memory.keep(("v",), ids(9), ([row(11)],), own=own[9:])
+    memory.keep(("v",), ids(*range(50)), ([row(11)] * 50,), own=own)
 
-    assert memory.find("v", ids(9)) == [row(11)]
+    assert memory.find("v", ids(48, 49)) == [row(5), row(11)]
 
 
 # Under other bounds.

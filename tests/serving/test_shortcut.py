@@ -203,9 +203,10 @@ def test_nothing_is_started_where_no_time_is_left_or_a_fault_is_on() -> None:
 
 @pytest.mark.parametrize("touch", [False, True])
 def test_a_healthy_read_calls_no_python_for_each_row(touch: bool) -> None:
-    """Counted, not timed: a read of 1,000 rows makes exactly the calls of one of 200, and one of 100 those of 10.
+    """Counted, not timed: a read of 1,000 rows makes exactly the calls of one of 200, of 100 those of 40, of 20 of 5.
 
-    Between the two lies a step of the counters: many rows are counted at once, few wait for others.
+    Between them lie steps: more than 128 rows are counted at once, fewer wait for others; fewer than 32 ids are looked
+    up without their marks.
     """
     house = House.of()
     rows = list(range(1000))
@@ -235,7 +236,9 @@ def test_a_healthy_read_calls_no_python_for_each_row(touch: bool) -> None:
         return count
 
     for _ in range(3):  # until every row is remembered, and known by its mark
-        calls(10), calls(100), calls(200), calls(1000)
+        calls(5), calls(20), calls(40), calls(100), calls(200), calls(1000)
+    house.client.stats()  # nothing waits to be counted
 
     assert calls(200) == calls(1000)
-    assert calls(10) == calls(100)
+    assert calls(40) == calls(100)
+    assert calls(5) == calls(20)
