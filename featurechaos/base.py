@@ -57,6 +57,10 @@ class BaseClient(Locked):
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         super().__init__()
+        if not isinstance(settings, Settings):
+            name, came = type(self).__name__, type(settings).__name__
+            msg = f"{name} wants Settings, got {came}; {name}.from_config takes a path or a mapping"
+            raise RequestError(msg)
         self.clock = SystemClock() if clock is None else clock
         self.observer = Observer(settings, self.clock.wall)
         self._serving = Serving(settings, self.clock, self.observer.attempt, prepare=self._prepare)

@@ -130,6 +130,17 @@ def test_a_wrong_config_names_its_place() -> None:
 
 
 @pytest.mark.parametrize("client_class", [FeatureClient, AsyncFeatureClient])
+@pytest.mark.parametrize(("given", "name"), [("shop.yaml", "str"), (CONFIG, "dict")])
+def test_a_path_or_a_mapping_is_for_from_config(client_class: Any, given: Any, name: str) -> None:
+    ours = client_class.__name__
+
+    with pytest.raises(RequestError) as refused:
+        client_class(given)
+
+    assert str(refused.value) == f"{ours} wants Settings, got {name}; {ours}.from_config takes a path or a mapping"
+
+
+@pytest.mark.parametrize("client_class", [FeatureClient, AsyncFeatureClient])
 def test_a_client_pickles_as_its_config(client_class: Any) -> None:
     client = client_class.from_config(CONFIG, clock=ManualClock(CLOCK_S))
 
