@@ -93,6 +93,11 @@ def _usage(error: Any) -> str:
     if type(error).__name__ == "NoSuchOption":
         # In our words: click's differ between its versions.
         message = f"there is no option {error.option_name}, {_near_option(error.option_name, context)}"
+    elif problems := getattr(error.__cause__, "errors", None):
+        # Some versions of typer hand on pydantic's sentence, which leaves out what came.
+        problem = problems()[0]
+        wanted = problem["msg"].removeprefix("Input ").partition(",")[0]
+        message = f"{message.replace(problem['msg'], wanted)}, got {problem['input']!r}"
     return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 

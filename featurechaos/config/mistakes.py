@@ -130,6 +130,8 @@ def _reason(problem: ErrorDetails, model: type[BaseModel], loc: Path, path: Path
         wanted = _range(_field_at(model, loc), context)
     else:
         wanted = next((name for name, starts in _KINDS.items() if kind.startswith(starts)), wanted)
+    if context.get("class_name") == "FeatureSpec":
+        wanted += " such as {dtype: int64}"
     return f"wanted {wanted}, got {shown(value, path, secrets)}{_hint(value) if wanted == 'text' else ''}"
 
 

@@ -80,7 +80,9 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("get", "missing argument 'FEATURES'"),
         ("explain --zzz", "there is no option --zzz, known here: --config, --json, --help"),
         ("drill run x --seed seven", "invalid value for '--seed'"),
+        ("drill run x --seed seven", "'seven'"),
         ("snapshot gc plane --keep 0", "invalid value for '--keep'"),
+        ("bench --rate fast", "'fast'"),
         ("explain extra", "extra"),
     ],
 )

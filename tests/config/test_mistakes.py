@@ -186,7 +186,7 @@ MISTAKES = [
     ),
     (
         "views: [{name: v, join_keys: {k: int64}, features: {f: int32}}]",
-        "views[0].features.f: wanted a mapping, got 'int32'",
+        "views[0].features.f: wanted a mapping such as {dtype: int64}, got 'int32'",
     ),
     (
         (
