@@ -240,10 +240,10 @@ def pinned() -> Iterator[None]:
         return
     before = os.sched_getaffinity(0)
     niceness, session = os.getpriority(os.PRIO_PROCESS, 0), session_niceness()
-    give_session("0")
     os.sched_setaffinity(0, {idlest(before)})
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, _HASTE)
+    give_session("0")
     try:
         yield
     finally:

@@ -128,6 +128,21 @@ def test_what_is_slow_may_sit_rounds_out() -> None:
     assert timings["slow"].against(timings["ours"])[0] == 2.0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux shares out by sessions")
+def test_a_session_of_processes_is_as_any_other_while_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "idlest", min)
+    session = tmp_path / "autogroup"
+    session.write_text("/autogroup-7 nice -10\n")
+
+    for place, during, after in ((session, "0", "-10"), (tmp_path / "none" / "autogroup", "", "")):
+        monkeypatch.setattr(harness, "_SESSION", place)
+        with harness.pinned():
+            assert harness.session_niceness() == during
+        assert harness.session_niceness() == after
+
+
 def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
     result = Result("read", "About it.", 7, False, tables=[Table("Threads", ["a", "b"], [["x", 1.2345]])])
     again = Result.load(result.save(tmp_path))
