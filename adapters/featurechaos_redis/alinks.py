@@ -7,6 +7,7 @@ another user's data.
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -34,6 +35,13 @@ class ALink(asyncio.Protocol):
         # Whether it has ever answered.
         self.is_proven = False
         self._transport.set_protocol(self)
+        self._poller = select.poll()
+        self._poller.register(self._transport.get_extra_info("socket"), select.POLLIN)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that the loop has not read yet: bytes, or the end."""
+        return bool(self._poller.poll(0))
 
     @property
     def is_busy(self) -> bool:

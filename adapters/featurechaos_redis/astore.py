@@ -13,7 +13,7 @@ from featurechaos.errors import SpecError, StoreUnavailable, translating
 from featurechaos.model import View
 from featurechaos.stores import Answer, Ask, Batch, Place, WriteCounts
 from featurechaos_redis import talks
-from featurechaos_redis.alinks import ALinker
+from featurechaos_redis.alinks import ALink, ALinker
 from featurechaos_redis.apool import APool
 from featurechaos_redis.bulks import Whole, whole
 from featurechaos_redis.errors import ERRORS
@@ -161,6 +161,8 @@ async def exchange(
     is_replaced = False
     while True:
         link = pool.poll() or await pool.take(until, is_patient=is_patient)
+        if link.has_unread:
+            await _caught_up(pool, link)
         left = until - now()
         if left <= 0:
             pool.give(link)
@@ -185,6 +187,17 @@ async def exchange(
             return got
         finally:
             timer.cancel()
+
+
+async def _caught_up(pool: APool, link: ALink) -> None:
+    """Let the loop read what came while nothing was asked: a connection of no more use is closed then."""
+    try:
+        # The loop looks at its sockets after this turn, and reads them after the next began.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    except BaseException:
+        pool.give(link)
+        raise
 
 
 def refuse_history(source: str) -> NoReturn:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import selectors
-import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
 from featurechaos.errors import StoreTimeout, translating
 from featurechaos.stores import Answer
-from featurechaos_redis.connections import Link
+from featurechaos_redis.connections import WOULD_BLOCK, Link
 from featurechaos_redis.errors import ERRORS, DialFailure, Dropped
 from featurechaos_redis.pool import Pool, settle
 from featurechaos_redis.wire import Replies, check_rows
@@ -27,7 +26,6 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Exchange(Generic[Said]):
@@ -117,9 +115,9 @@ class Exchange(Generic[Said]):
         link = self._pool.poll()
         if link is None:
             self._bell = _Bell(self._pool, is_patient=self._is_patient)
-        else:
-            self._adopt(link)
         try:
+            if link is not None:
+                self._adopt(link)
             if self._met():
                 self._sent()
         except OSError as error:
@@ -152,6 +150,7 @@ class Exchange(Generic[Said]):
     def _adopt(self, link: Link) -> None:
         self._link = link
         link.sock.setblocking(False)
+        link.clear()
         self._expect(link.replies)
 
     def _sent(self) -> bool:
@@ -162,7 +161,7 @@ class Exchange(Generic[Said]):
         while self._unsent:
             try:
                 self._unsent = self._unsent[link.sock.send(self._unsent) :]
-            except _WOULD_BLOCK:
+            except WOULD_BLOCK:
                 if self._room is None:
                     self._room = selectors.DefaultSelector()
                     self._room.register(link.sock, selectors.EVENT_WRITE)
@@ -180,7 +179,7 @@ class Exchange(Generic[Said]):
         while True:
             try:
                 size = link.sock.recv_into(buffer)
-            except _WOULD_BLOCK:
+            except WOULD_BLOCK:
                 return None
             if not size:
                 msg = "the server closed the connection"

@@ -121,6 +121,9 @@ class Opened:
         self.transport = self
         self.said: list[str] = []
 
+    def get_extra_info(self, _: str) -> int:
+        return 0  # nobody looks at it
+
     def set_protocol(self, _: object) -> None:
         self.said.append("protocol")
 
@@ -195,6 +198,8 @@ def test_pushes_of_a_real_server_cost_no_read(
     for turn in range(50):
         admin.set("elsewhere", turn)  # each a push to our connection
         assert store.read([kit.ask(IDS)], kit.now() + 5) == [written.blobs]
+        admin.set("elsewhere", -turn)
+        assert kit.finished(store.begin([kit.ask(IDS)], kit.now() + 5)) == [written.blobs]
 
     assert store.stats()["dialled"] == 1
 
