@@ -72,8 +72,7 @@ class _Together:
 
     They need not be written again before `until`, nor before the generations that the first of them went to, `began`,
     are the older half. Until a generation is opened (`turn` moves on) the newest of each view, in `into`, is the one to
-    write to, while it has room for `most`. What has a
-    mark in `marks` is in `seen`.
+    write to, while it has room for `most`. What has a mark in `marks` is in `seen`.
     """
 
     most: int
