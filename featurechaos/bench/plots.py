@@ -24,6 +24,8 @@ TIME = "seconds"
 RARER = "so many requests waited longer"
 _TALL = {"wide": 300.0, "narrow": 260.0}
 _TOP = 64.0
+_HEAD = 8.0
+"""About how wide a letter above a plot is, in px."""
 _CELL = 1.5
 """Dots closer than this many px are one: none is hidden that could be seen."""
 _MOST_MARKED = 200
@@ -40,6 +42,10 @@ class Column:
     stretch: Stretch
     left: float
     right: float
+
+    @property
+    def middle(self) -> float:
+        return (self.left + self.right) / 2
 
 
 def plots(figures: Figures) -> list[Plot]:
@@ -218,10 +224,11 @@ def _shade(figures: Figures, panel: Panel, *, over: bool = False) -> str:
 def _heads(figures: Figures, panel: Panel, size: Size, *, numbers: bool = True) -> Iterator[str]:
     """Above the plot: each phase by name and, under it, what 99 of 100 requests took."""
     yield svg.text((0, 52), "ms" if numbers else "% of rows", kind="name")
-    for column in _columns(figures, panel):
-        middle = (column.left + column.right) / 2
+    columns = list(_columns(figures, panel))
+    for column in columns:
+        middle = column.middle
         is_fault = column.name == "during"
-        name = _short(words.broken(figures, ""), column) if is_fault else column.name
+        name = _fitting(figures, column, columns) if is_fault else column.name
         kind = "head bad-ink" if is_fault else "head"
         yield svg.text((middle, 18), name, kind=kind, anchor="middle")
         if numbers and column.stretch.spread.max_s is not None:
@@ -232,10 +239,13 @@ def _heads(figures: Figures, panel: Panel, size: Size, *, numbers: bool = True) 
             yield svg.line((column.left, 44), (column.right, 44), kind="span")
 
 
-def _short(name: str, column: Column) -> str:
-    """A name that fits above its phase."""
-    room = int((column.right - column.left + 40) / svg.LETTER)
-    return name if len(name) <= room else ("broken" if room < 14 else f"{name[: room - 1]}\N{HORIZONTAL ELLIPSIS}")
+def _fitting(figures: Figures, column: Column, columns: Sequence[Column]) -> str:
+    """What was broken, in as many words as fit between the names of the phases beside it."""
+    others = [abs(one.middle - column.middle) - len(one.name) * _HEAD / 2 for one in columns if one is not column]
+    room = 2 * (min(others, default=column.middle) - _HEAD)
+    states = " and ".join(one.state for one in figures.record.asked.broken)
+    names = (words.broken(figures, ""), states, "broken")
+    return next((name for name in names if len(name) * _HEAD <= room), "during")
 
 
 def _recovered(figures: Figures, panel: Panel) -> Iterator[str]:

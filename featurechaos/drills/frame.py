@@ -73,11 +73,12 @@ def faults(ledger: Ledger, panel: Panel, *, named: bool = True, over: bool = Fal
 
 
 def level(panel: Panel, value: float, name: str) -> str:
-    """A level to compare with: a dashed line, its name on it at the right."""
-    left, _, wide, _ = panel.box
+    """A level to compare with: a dashed line, its name on it at the right, below it where a mark would touch it."""
+    left, top, wide, _ = panel.box
     y = panel.y(value)
+    name_y = y - 5 if y - top > 2 * LINE else y + 13
     return svg.line((left, y), (left + wide, y), kind="level") + svg.text(
-        (left + wide - 2, y - 5), name, kind="level-name", anchor="end"
+        (left + wide - 2, name_y), name, kind="level-name", anchor="end"
     )
 
 

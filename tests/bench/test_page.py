@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from featurechaos.bench.cold import Cold
 from featurechaos.bench.figures import Figures
+from featurechaos.bench.plots import plots
 from featurechaos.bench.report import clear, write_report
 from featurechaos.bench.verdict import judge
-from tests.bench.stories import Story
+from tests.bench.stories import FROZEN, Story
 from tests.drills.test_report import Page
 
 COLD = {
@@ -67,6 +69,36 @@ def test_it_answers_what_users_feel(tmp_path: Path) -> None:
     assert text.count('class="fault"') == 2
     assert "not within 30 s" in text
     assert "0 later than 60 ms, 0 failed of 500" in text
+
+
+@pytest.mark.parametrize(
+    ("states", "wide", "narrow"),
+    [
+        (["frozen"], "feature-store frozen", "frozen"),
+        (["frozen", "12 ms slower"], "feature-store frozen and feature-store 12 ms slower", "broken"),
+    ],
+)
+def test_what_was_broken_is_named_in_as_many_words_as_fit(states: list[str], wide: str, narrow: str) -> None:
+    record = Story().record()
+    broken = tuple(replace(FROZEN, source="feature-store", state=state) for state in states)
+    figures = Figures.of(replace(record, asked=replace(record.asked, broken=broken)))
+
+    drawn = next(iter(plots(figures)))
+
+    heads = [re.findall(r'class="head[^"]*"[^>]*>([^<]*)<', each) for each in (drawn.wide, drawn.narrow)]
+    assert heads == [["before", wide, "after"], ["before", narrow, "after"]]
+
+
+@pytest.mark.parametrize("deadline_s", [0.03, 0.05, 0.1, 1.0])
+def test_the_name_of_the_deadline_and_the_word_of_the_return_do_not_touch(deadline_s: float) -> None:
+    drawn = next(iter(plots(Figures.of(Story(deadline_s=deadline_s).record()))))
+
+    for each in (drawn.wide, drawn.narrow):
+        heights = [
+            float(re.findall(rf'<text x="[^"]*" y="([^"]*)"[^>]*>{word}', each)[0])
+            for word in ("deadline", "PRIMARY again")
+        ]
+        assert abs(heights[0] - heights[1]) >= 14
 
 
 def test_a_source_that_does_not_come_back_was_waited_for_so_long(tmp_path: Path) -> None:
