@@ -54,6 +54,7 @@ class PushedReplies(Replies):
         if self._owes_push or not self._is_clean():
             msg = "more bytes came than were asked for"
             raise BadReply(msg)
+        self._got = []
         return got
 
     def _is_clean(self) -> bool:

@@ -202,6 +202,7 @@ class Replies:
         if reader.has_data():
             msg = "more bytes came than were asked for"
             raise BadReply(msg)
+        self._got = []  # An idle connection holds nobody's rows.
         return got
 
 

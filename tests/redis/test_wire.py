@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from featurechaos.stores import Ask
 from featurechaos_redis.errors import BadReply, ErrorReply, MisplacedReply, RefusedReply, error_reply
+from featurechaos_redis.resp3 import PushedReplies
 from featurechaos_redis.wire import Encoder, Replies, check_rows, command, split
 
 if TYPE_CHECKING:
@@ -182,6 +184,17 @@ def test_error_that_comes_byte_by_byte_is_still_an_error() -> None:
 
     assert got[:-1] == [None] * 11
     assert str(got[-1][0]) == "LOADING x"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("replies", [Replies(), PushedReplies()], ids=["RESP2", "RESP3"])
+def test_parsed_reply_is_its_readers_alone(replies: Replies) -> None:
+    data = b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"
+    replies.expect_rows(2)
+
+    got = replies.feed(data, len(data))
+
+    assert got == [[b"a", b"b"]]
+    assert sys.getrefcount(got) == 2  # `got` and the argument: an idle connection holds no rows
 
 
 def test_command_counts_bytes_and_not_signs() -> None:
